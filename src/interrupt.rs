@@ -1,0 +1,66 @@
+//! Signals from outside.
+//!
+//! The first one ends the run in order: requests in flight are dropped, what
+//! was whole and in its turn is written. The process then ends by that very
+//! signal, so that a shell's loop, `xargs` and `timeout` see what happened.
+
+/// The numbers that are the same on every Unix.
+#[cfg(unix)]
+const SIGNALS: [i32; 3] = [1, 2, 15];
+
+/// Waits for SIGHUP, SIGINT or SIGTERM and gives its number. A second SIGINT
+/// ends the process at once.
+#[cfg(unix)]
+pub async fn signal() -> i32 {
+    use futures::StreamExt as _;
+    use futures::stream::FuturesUnordered;
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let ignored = ignored();
+    let mut waiting: FuturesUnordered<_> = SIGNALS
+        .into_iter()
+        // What was ignored from the start (nohup, a job in the background) stays so.
+        .filter(|number| ignored & (1 << (number - 1)) == 0)
+        .filter_map(|number| Some((number, signal(SignalKind::from_raw(number)).ok()?)))
+        .map(|(number, mut signal)| async move {
+            signal.recv().await;
+            number
+        })
+        .collect();
+    match waiting.next().await {
+        Some(number) => number,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(not(unix))]
+pub async fn signal() -> i32 {
+    match tokio::signal::ctrl_c().await {
+        Ok(()) => 2,
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// The signals that were ignored when the process began, as a bit set
+/// (proc(5), `SigIgn`). Where there is no `/proc`, none.
+#[cfg(unix)]
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
+}
+
+/// Ends the process by a signal; comes back only where that is not possible.
+pub fn end_by(signal: i32) {
+    #[cfg(unix)]
+    {
+        let _ = signal_hook::low_level::emulate_default_handler(signal);
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = signal;
+    }
+}

@@ -1,0 +1,6 @@
+//! gptpipe: a Unix filter that puts a language model into a pipeline.
+
+pub mod error;
+pub mod interrupt;
+
+pub mod secret;
