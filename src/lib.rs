@@ -3,4 +3,6 @@
 pub mod error;
 pub mod interrupt;
 
+pub mod api;
+
 pub mod secret;

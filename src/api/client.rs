@@ -1,0 +1,396 @@
+//! One request and its reply, over reqwest.
+//!
+//! It sends a body, reads the stream that comes back and says how it ended. Who
+//! is asked, how often and how many at a time is decided elsewhere.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Response, Url};
+use tokio::time::timeout;
+
+use crate::api::event::{Api, Body, Decoder, End, Step, decode_plain};
+use crate::api::failure::{Failure, Kind, Wait};
+use crate::api::reply::Reply;
+use crate::api::sse;
+use crate::api::{fault, transport};
+use crate::error::Error;
+use crate::secret::secret::Secret;
+
+/// Time for a connection to be made; name look-up and TLS are part of it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long an unused connection is kept. Node's servers and llama-server close
+/// after 5 s without notice; a request sent just then would be lost.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// The first byte may take this many times as long as any other: servers queue
+/// requests before they say anything.
+const FIRST_BYTE_FACTOR: u32 = 5;
+
+/// The most that is read of an answer that is no stream.
+const MAX_PLAIN: usize = 64 << 20;
+
+/// The most that is read of an error's body.
+const MAX_ERROR: usize = 64 << 10;
+
+/// The header that carries the key.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Auth {
+    /// `Authorization: Bearer` (RFC 6750).
+    Bearer,
+    /// `api-key` (Azure).
+    ApiKey,
+    /// `x-api-key` (Anthropic's own).
+    XApiKey,
+}
+
+/// Whom to ask, and how.
+#[derive(Debug)]
+pub struct ClientOptions {
+    /// Address of the API, up to and with `/v1`.
+    pub base_url: String,
+    /// Kind of API.
+    pub api: Api,
+    /// What proves the end of a stream.
+    pub end: End,
+    /// The key, if there is one.
+    pub key: Option<Secret>,
+    /// The header that carries it.
+    pub auth: Auth,
+    /// Further headers.
+    pub headers: Vec<(String, String)>,
+    /// Silence after which the server is given up.
+    pub timeout: Duration,
+    /// Connections that are kept open.
+    pub jobs: usize,
+}
+
+/// Asks one server.
+#[derive(Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    url: Url,
+    api: Api,
+    end: End,
+    key: Option<Secret>,
+    timeout: Duration,
+}
+
+impl Client {
+    /// Gets ready to ask; connects to nothing yet.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for an address, a header or a key that cannot be used,
+    /// and for a key that would travel in the clear.
+    pub fn new(options: ClientOptions) -> Result<Self, Error> {
+        let url = endpoint(&options.base_url, options.api)?;
+        let is_loopback = is_loopback(&url);
+        let is_plain = url.scheme() == "http";
+        if is_plain && !is_loopback && options.key.is_some() {
+            return Err(Error::usage_hint(
+                format!("the key would travel unencrypted to {}", host(&url)),
+                "use https://, or unset the key if the server needs none",
+            ));
+        }
+        let headers = headers(&options)?;
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("gptpipe/", env!("CARGO_PKG_VERSION")))
+            .default_headers(headers)
+            // A redirect would send the user's document to another host.
+            .redirect(reqwest::redirect::Policy::none())
+            // Trying again is decided in one place, and this is not it.
+            .retry(reqwest::retry::never())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(options.jobs)
+            .tcp_nodelay(true);
+        if is_plain {
+            // Without TLS there is no need to read the system's certificates, which takes
+            // longer than everything else at the start.
+            builder = builder.tls_certs_only([]);
+        }
+        if is_loopback {
+            // A proxy's own loopback is not ours.
+            builder = builder.no_proxy();
+        }
+        // Another provider can only be there already when two clients are made.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = builder
+            .build()
+            .map_err(|error| Error::usage(transport::from_transport(&error).to_string()))?;
+        Ok(Self {
+            http,
+            url,
+            api: options.api,
+            end: options.end,
+            key: options.key,
+            timeout: options.timeout,
+        })
+    }
+
+    /// Host and port, for messages.
+    #[must_use]
+    pub fn host(&self) -> String {
+        host(&self.url)
+    }
+
+    /// Sends a request and reads the reply; `on_text` gets its text as it comes.
+    ///
+    /// # Errors
+    /// When no whole reply came.
+    pub async fn ask(&self, body: Vec<u8>, on_text: impl FnMut(&str)) -> Result<Reply, Failure> {
+        let result = self.attempt(Bytes::from(body), on_text).await;
+        result.map_err(|failure| match &self.key {
+            Some(key) => failure.without_secret(key.expose()),
+            None => failure,
+        })
+    }
+
+    async fn attempt(&self, body: Bytes, on_text: impl FnMut(&str)) -> Result<Reply, Failure> {
+        let response = match self.send(body.clone()).await {
+            // A kept connection may be closed by the server in the moment when it is used
+            // again (RFC 9112, section 9.3.1): nothing of the request was read, so it is sent
+            // once more, on another connection.
+            Err(failure) if failure.kind == Kind::Cut => self.send(body).await?,
+            other => other?,
+        };
+        let status = response.status().as_u16();
+        let header = |name: &str| {
+            let value = response.headers().get(name)?;
+            Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
+        if !response.status().is_success() {
+            let headers = response.headers().clone();
+            // The status tells enough, should the rest of the body not come.
+            let (body, _) = self.read(response, MAX_ERROR).await;
+            let header = |name: &str| {
+                let value = headers.get(name)?;
+                Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+            };
+            return Err(fault::from_response(status, &header, &body));
+        }
+        let request_id = fault::request_id(&header);
+        let result = match Body::of(header(CONTENT_TYPE.as_str()).as_deref()) {
+            Body::Events => self.stream(response, on_text).await,
+            Body::Plain => {
+                let (body, end) = self.read(response, MAX_PLAIN).await;
+                end.and_then(|()| decode_plain(self.api, &body))
+            }
+        };
+        result.map_err(|mut failure| {
+            failure.request_id = failure.request_id.or(request_id);
+            failure
+        })
+    }
+
+    async fn send(&self, body: Bytes) -> Result<Response, Failure> {
+        let request = self.http.post(self.url.clone()).body(body);
+        match timeout(
+            self.timeout.saturating_mul(FIRST_BYTE_FACTOR),
+            request.send(),
+        )
+        .await
+        {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(transport::from_transport(&error)),
+            Err(_) => Err(Failure::new(Kind::Timeout(Wait::FirstByte), &self.host())),
+        }
+    }
+
+    /// Reads a stream of events to the reply's end.
+    async fn stream(
+        &self,
+        response: Response,
+        mut on_text: impl FnMut(&str),
+    ) -> Result<Reply, Failure> {
+        let mut decoder = Decoder::new(self.api, self.end);
+        let mut events = std::pin::pin!(sse::events(response.bytes_stream()));
+        loop {
+            let event = match timeout(self.timeout, events.next()).await {
+                Ok(Some(Ok(event))) => event,
+                Ok(Some(Err(error))) => return decoder.cut(transport::from_events(&error)),
+                Ok(None) => return decoder.finish(),
+                Err(_) => {
+                    let silence = format!(
+                        "nothing came for {}",
+                        humantime::format_duration(self.timeout)
+                    );
+                    return decoder.cut(Failure::new(Kind::Timeout(Wait::Idle), &silence));
+                }
+            };
+            match decoder.event(&event.event, &event.data)? {
+                Step::Delta(text) => on_text(text),
+                Step::Alive => {}
+                Step::End => {
+                    // What is left is the mark of the body's end. A connection is used again only
+                    // if that was read; it is here already, or it is not waited for.
+                    let _ = timeout(Duration::from_millis(1), events.next()).await;
+                    return decoder.finish();
+                }
+            }
+        }
+    }
+
+    /// Reads a body, at most `limit` bytes of it.
+    async fn read(&self, mut response: Response, limit: usize) -> (Bytes, Result<(), Failure>) {
+        let mut body = BytesMut::new();
+        while body.len() < limit {
+            let end = match timeout(self.timeout, response.chunk()).await {
+                Ok(Ok(Some(bytes))) => {
+                    body.extend_from_slice(&bytes);
+                    continue;
+                }
+                Ok(Ok(None)) => Ok(()),
+                Ok(Err(error)) => Err(transport::from_transport(&error)),
+                Err(_) => Err(Failure::new(Kind::Timeout(Wait::Idle), "")),
+            };
+            return (body.freeze(), end);
+        }
+        (body.freeze(), Ok(()))
+    }
+}
+
+/// The address that requests go to.
+fn endpoint(base_url: &str, api: Api) -> Result<Url, Error> {
+    let refused = |why: &str| {
+        Error::usage_hint(
+            format!("`{base_url}` is no base URL: {why}"),
+            "a base URL looks like https://api.openai.com/v1 or http://127.0.0.1:8080/v1",
+        )
+    };
+    let mut url =
+        Url::parse(base_url.trim()).map_err(|error| refused(&error.to_string().to_lowercase()))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
+        return Err(refused("it must begin with https:// or http:// and a host"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(Error::usage_hint(
+            format!(
+                "the base URL for {} has a user name or password in it",
+                host(&url)
+            ),
+            "put the key into GPTPIPE_API_KEY",
+        ));
+    }
+    let path = match api {
+        Api::Chat => "/chat/completions",
+        Api::Responses => "/responses",
+    };
+    // Both the base and the whole address are common in other tools' settings.
+    let base = url.path().trim_end_matches('/');
+    let base = base.strip_suffix(path).unwrap_or(base).to_owned();
+    url.set_path(&format!("{base}{path}"));
+    Ok(url)
+}
+
+fn host(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port()
+        .map_or(host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// Whether an address is this machine itself.
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    host == "localhost"
+        || host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+fn headers(options: &ClientOptions) -> Result<HeaderMap, Error> {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(
+        "accept",
+        HeaderValue::from_static("text/event-stream, application/json"),
+    );
+    // A compressed stream comes in bursts; what is compressed unasked is read all the same.
+    headers.insert("accept-encoding", HeaderValue::from_static("identity"));
+    for (name, value) in &options.headers {
+        let header = HeaderName::try_from(name.as_str())
+            .ok()
+            .zip(HeaderValue::try_from(value.as_str()).ok());
+        let Some((name, value)) = header else {
+            return Err(Error::usage(format!(
+                "`{name}` is no header, or its value is none"
+            )));
+        };
+        headers.insert(name, value);
+    }
+    if let Some(key) = &options.key {
+        let (name, value) = match options.auth {
+            Auth::Bearer => (
+                AUTHORIZATION,
+                HeaderValue::try_from(format!("Bearer {}", key.expose())),
+            ),
+            Auth::ApiKey => (
+                HeaderName::from_static("api-key"),
+                HeaderValue::try_from(key.expose()),
+            ),
+            Auth::XApiKey => (
+                HeaderName::from_static("x-api-key"),
+                HeaderValue::try_from(key.expose()),
+            ),
+        };
+        let mut value = value.map_err(|_| {
+            Error::usage("the key has characters in it that no key has, such as a line end")
+        })?;
+        value.set_sensitive(true);
+        headers.insert(name, value);
+    }
+    Ok(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_endpoint() {
+        let url = |base: &str, api| endpoint(base, api).unwrap().to_string();
+        assert_eq!(
+            url("https://h/v1", Api::Chat),
+            "https://h/v1/chat/completions"
+        );
+        assert_eq!(
+            url("https://h/v1/", Api::Responses),
+            "https://h/v1/responses"
+        );
+        assert_eq!(
+            url("https://h/v1/chat/completions", Api::Chat),
+            "https://h/v1/chat/completions"
+        );
+        assert_eq!(
+            url("https://h/openai/deployments/d?api-version=1", Api::Chat),
+            "https://h/openai/deployments/d/chat/completions?api-version=1"
+        );
+        for wrong in [
+            "localhost:8080/v1",
+            "ftp://h/v1",
+            "h",
+            "",
+            "http://",
+            "https://user:canary@h/v1",
+        ] {
+            let error = endpoint(wrong, Api::Chat).unwrap_err();
+            assert!(error.hint().is_some(), "{wrong}");
+            assert!(!error.to_string().contains("canary"));
+        }
+    }
+
+    #[test]
+    fn knows_this_machine() {
+        let is = |url: &str| is_loopback(&Url::parse(url).unwrap());
+        assert!(is("http://localhost:1/") && is("http://127.8.0.1/") && is("http://[::1]:3/"));
+        assert!(
+            !is("http://10.0.0.1/") && !is("http://localhost.example/") && !is("http://0.0.0.0/")
+        );
+    }
+}

@@ -1,0 +1,16 @@
+//! A chunk and its reply: what is sent, what comes back, what goes wrong.
+
+pub mod client;
+pub mod event;
+pub mod failure;
+pub mod fault;
+pub mod reply;
+pub mod request;
+pub mod retry_after;
+pub mod sse;
+pub mod transport;
+mod wire;
+pub mod words;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+//! What a server answered: the value that crosses the border between `api` and everything after it.
+//!
+//! A [`Reply`] says how it ended ([`Finish`]) and what it cost ([`Usage`]). Whether that makes it whole is
+//! decided in `event`: only a whole reply is handed on as one; any other travels inside a `Failure`, so that
+//! it cannot be taken for whole by mistake, while what it cost can still be booked.
+
+/// The text of a reply with what the server said about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// The text, without any reasoning.
+    pub text: String,
+    /// How the reply ended.
+    pub finish: Finish,
+    /// What was counted, if the server counts (some never do when streaming).
+    pub usage: Option<Usage>,
+    /// The model that answered; it may be another than the one asked for.
+    pub model: Option<String>,
+    /// The server's name for this reply.
+    pub id: Option<String>,
+}
+
+/// Why a reply ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Finish {
+    /// The model had said all it had to say.
+    Stop,
+    /// `[DONE]` came without any reason, and the profile says that this server always ends so.
+    Done,
+    /// The output limit or the context was full.
+    Length,
+    /// A content filter cut it.
+    Filtered,
+    /// The model refused.
+    Refused,
+    /// The model wants a tool to be called.
+    ToolCalls,
+    /// The server stopped for a reason of its own.
+    Failed,
+    /// Nothing was said about the end.
+    #[default]
+    Unknown,
+}
+
+/// Tokens as the server counted them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the request.
+    pub prompt_tokens: u64,
+    /// Tokens of the reply, reasoning among them.
+    pub completion_tokens: u64,
+    /// Those of the request that came out of the server's own cache.
+    pub cached_tokens: u64,
+}
