@@ -4,5 +4,7 @@ pub mod error;
 pub mod interrupt;
 
 pub mod api;
+pub mod output;
+pub mod report;
 
 pub mod secret;

@@ -1,0 +1,5 @@
+//! Replies into bytes on standard output.
+
+pub mod format;
+pub mod terminal;
+pub mod writer;

@@ -1,0 +1,177 @@
+//! Standard output, written from a thread of its own.
+//!
+//! A slow pager or a full pipe blocks that thread and nothing else: requests in
+//! flight go on, and the bounded channel holds the rest of the program back. It
+//! flushes when nothing more is at hand. A reader that leaves is noticed at
+//! once, even while the server is silent, since every reply still asked for
+//! costs money.
+
+use std::io::{self, Write};
+use std::thread;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::Error;
+
+/// Pieces of output that may wait for a slow reader.
+const WAITING: usize = 16;
+
+/// Bytes that are gathered into one write.
+const GATHERED: usize = 64 * 1024;
+
+/// The sending side of standard output.
+#[derive(Debug)]
+pub struct Writer {
+    sender: Option<mpsc::Sender<String>>,
+    failures: mpsc::Receiver<Error>,
+    done: oneshot::Receiver<()>,
+}
+
+impl Writer {
+    /// Starts the thread that writes to standard output.
+    ///
+    /// # Errors
+    /// [`Error::System`] when there can be no thread.
+    pub fn start() -> Result<Self, Error> {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let (tell, failures) = mpsc::channel(2);
+        let (tell_done, done) = oneshot::channel();
+        watch_reader(&tell)?;
+        spawn("write", move || {
+            match write_all(receiver) {
+                Ok(()) => {
+                    let _ = tell_done.send(());
+                }
+                // Nobody waits for a failure only when the run is over already.
+                Err(source) => {
+                    let _ = tell.blocking_send(failure(source));
+                }
+            }
+        })?;
+        Ok(Self {
+            sender: Some(sender),
+            failures,
+            done,
+        })
+    }
+
+    /// Hands text over to be written; waits while the reader is slow.
+    ///
+    /// # Errors
+    /// What [`Writer::failed`] says.
+    pub async fn write(&mut self, text: String) -> Result<(), Error> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        let Some(sender) = &self.sender else {
+            return Ok(());
+        };
+        tokio::select! {
+            biased;
+            Some(failure) = self.failures.recv() => Err(failure),
+            sent = sender.send(text) => match sent {
+                Ok(()) => Ok(()),
+                Err(_) => Err(self.failed().await),
+            },
+        }
+    }
+
+    /// Waits until writing fails; forever when it does not.
+    pub async fn failed(&mut self) -> Error {
+        match self.failures.recv().await {
+            Some(failure) => failure,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits until everything is written.
+    ///
+    /// # Errors
+    /// [`Error::Output`] when the last bytes could not be written,
+    /// [`Error::ReaderLeft`] when nobody takes them.
+    pub async fn finish(mut self) -> Result<(), Error> {
+        self.sender = None;
+        tokio::select! {
+            biased;
+            Ok(()) = &mut self.done => Ok(()),
+            Some(failure) = self.failures.recv() => Err(failure),
+            else => Ok(()),
+        }
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(64 * 1024)
+        .spawn(work)
+        .map(drop)
+        .map_err(|source| Error::System {
+            what: "start a thread",
+            source,
+        })
+}
+
+fn write_all(mut receiver: mpsc::Receiver<String>) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    while let Some(mut text) = receiver.blocking_recv() {
+        while text.len() < GATHERED {
+            match receiver.try_recv() {
+                Ok(more) => text.push_str(&more),
+                Err(_) => break,
+            }
+        }
+        stdout.write_all(text.as_bytes())?;
+        if receiver.is_empty() {
+            stdout.flush()?;
+        }
+    }
+    stdout.flush()
+}
+
+fn failure(source: io::Error) -> Error {
+    if source.kind() == io::ErrorKind::BrokenPipe {
+        Error::ReaderLeft
+    } else {
+        Error::Output(source)
+    }
+}
+
+/// Watches a pipe for its reader's leaving: an empty `poll` reports nothing but
+/// errors, and a pipe without a reader is one (poll(2)).
+#[cfg(unix)]
+fn watch_reader(tell: &mpsc::Sender<Error>) -> Result<(), Error> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::FileTypeExt;
+
+    let is_pipe = io::stdout()
+        .as_fd()
+        .try_clone_to_owned()
+        .and_then(|stdout| std::fs::File::from(stdout).metadata())
+        .is_ok_and(|metadata| metadata.file_type().is_fifo() || metadata.file_type().is_socket());
+    if !is_pipe {
+        return Ok(());
+    }
+    let tell = tell.clone();
+    spawn("watch", move || {
+        let stdout = io::stdout();
+        loop {
+            let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
+            match poll(&mut watched, None) {
+                Ok(_) if watched[0].revents().intersects(PollFlags::ERR) => {
+                    let _ = tell.blocking_send(Error::ReaderLeft);
+                    return;
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                // Hang-ups of sockets and anything unknown are left to the next write.
+                Ok(_) | Err(_) => return,
+            }
+        }
+    })
+}
+
+#[cfg(not(unix))]
+fn watch_reader(_tell: &mpsc::Sender<Error>) -> Result<(), Error> {
+    Ok(())
+}

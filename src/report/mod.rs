@@ -1,0 +1,4 @@
+//! What people watch: progress and messages, on standard error only.
+
+pub mod message;
+pub mod progress;

@@ -1,0 +1,234 @@
+//! The line that people watch while a run goes on.
+//!
+//! indicatif draws it on standard error, and only where that is a terminal.
+//! `always` also tells a log how far things are, in plain lines now and then.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// When to show progress.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ProgressMode {
+    /// On a terminal, until output appears on the same one.
+    Auto,
+    /// Also in plain lines where standard error is no terminal, and also with `-q`.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+/// What standard output and standard error are.
+#[derive(Clone, Copy, Debug)]
+pub struct Screen {
+    /// Standard error is a terminal that can move its cursor.
+    pub is_stderr_terminal: bool,
+    /// Standard output is a terminal.
+    pub is_stdout_terminal: bool,
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Snapshot {
+    /// Chunks whose replies are written.
+    pub done: u64,
+    /// Chunks cut so far.
+    pub known: u64,
+    /// Whether the end of input has been seen, so that `known` is all.
+    pub is_all_known: bool,
+    /// Requests in flight.
+    pub in_flight: usize,
+    /// Tokens that the server counted, in and out.
+    pub tokens: u64,
+}
+
+/// Time between two lines in a log.
+const LOG_EVERY: Duration = Duration::from_secs(5);
+
+/// Time between two frames of the spinner.
+const TICK: Duration = Duration::from_millis(120);
+
+/// Shows how far a run is.
+#[derive(Debug)]
+pub struct Progress {
+    shown: Shown,
+    began: Instant,
+    screen: Screen,
+}
+
+#[derive(Debug)]
+enum Shown {
+    Nothing,
+    Bar(ProgressBar),
+    Lines { next: Instant },
+}
+
+impl Progress {
+    /// Decides what is shown; draws nothing yet.
+    #[must_use]
+    pub fn new(mode: ProgressMode, is_quiet: bool, screen: Screen) -> Self {
+        let began = Instant::now();
+        let shown = match mode {
+            ProgressMode::Never => Shown::Nothing,
+            ProgressMode::Auto if is_quiet || !screen.is_stderr_terminal => Shown::Nothing,
+            ProgressMode::Auto | ProgressMode::Always if screen.is_stderr_terminal => {
+                Shown::Bar(bar())
+            }
+            ProgressMode::Auto | ProgressMode::Always => Shown::Lines {
+                next: began + LOG_EVERY,
+            },
+        };
+        Self {
+            shown,
+            began,
+            screen,
+        }
+    }
+
+    /// Tells how far the run is.
+    pub fn update(&mut self, snapshot: Snapshot) {
+        match &mut self.shown {
+            Shown::Nothing => {}
+            Shown::Bar(bar) => {
+                if snapshot.is_all_known && bar.length().is_none() {
+                    bar.set_style(style("{spinner} [{bar:24}] {msg}"));
+                }
+                if snapshot.is_all_known {
+                    bar.set_length(snapshot.known);
+                    bar.set_position(snapshot.done);
+                }
+                bar.set_message(line(snapshot, self.began.elapsed()));
+            }
+            Shown::Lines { next } => {
+                if Instant::now() >= *next {
+                    *next = Instant::now() + LOG_EVERY;
+                    let _ = writeln!(
+                        io::stderr(),
+                        "gptpipe: {}",
+                        line(snapshot, self.began.elapsed())
+                    );
+                }
+            }
+        }
+    }
+
+    /// Makes room for output: on a terminal that shows both, what was drawn goes.
+    pub fn before_output(&mut self) {
+        if self.screen.is_stdout_terminal
+            && let Shown::Bar(bar) = &self.shown
+        {
+            bar.finish_and_clear();
+            self.shown = Shown::Nothing;
+        }
+    }
+
+    /// Runs `print` with the line out of the way.
+    pub fn suspend(&self, print: impl FnOnce()) {
+        match &self.shown {
+            Shown::Bar(bar) => bar.suspend(print),
+            Shown::Nothing | Shown::Lines { .. } => print(),
+        }
+    }
+
+    /// Takes the line away, without a trace.
+    pub fn clear(&mut self) {
+        if let Shown::Bar(bar) = &self.shown {
+            bar.finish_and_clear();
+        }
+        self.shown = Shown::Nothing;
+    }
+}
+
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    bar.set_style(style("{spinner} {msg}"));
+    bar.enable_steady_tick(TICK);
+    bar
+}
+
+/// Without colours, so that `NO_COLOR` has nothing to switch off.
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_spinner())
+        .progress_chars("=> ")
+}
+
+fn line(snapshot: Snapshot, elapsed: Duration) -> String {
+    let Snapshot {
+        done,
+        known,
+        is_all_known,
+        in_flight,
+        tokens,
+    } = snapshot;
+    let more = if is_all_known { "" } else { "+" };
+    let mut text = format!("{done}/{known}{more} chunks, {in_flight} in flight");
+    if tokens > 0 {
+        let _ = write!(text, ", {} tokens", count(tokens));
+    }
+    let seconds = elapsed.as_secs();
+    let _ = write!(text, ", {}:{:02}", seconds / 60, seconds % 60);
+    if done > 0 && seconds > 0 {
+        let tenths = done * 10_000
+            / u64::try_from(elapsed.as_millis())
+                .unwrap_or(u64::MAX)
+                .max(1);
+        let _ = write!(text, ", {}.{} chunks/s", tenths / 10, tenths % 10);
+    }
+    text
+}
+
+/// A count short enough to read while it changes.
+fn count(number: u64) -> String {
+    match number {
+        0..10_000 => number.to_string(),
+        10_000..10_000_000 => format!("{}k", number / 1000),
+        _ => format!("{}M", number / 1_000_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_how_far_things_are() {
+        let snapshot = Snapshot {
+            done: 3,
+            known: 9,
+            is_all_known: false,
+            in_flight: 4,
+            tokens: 12_345,
+        };
+        assert_eq!(
+            line(snapshot, Duration::from_secs(62)),
+            "3/9+ chunks, 4 in flight, 12k tokens, 1:02, 0.0 chunks/s"
+        );
+        let all = Snapshot {
+            done: 9,
+            is_all_known: true,
+            tokens: 0,
+            in_flight: 0,
+            ..snapshot
+        };
+        assert_eq!(
+            line(all, Duration::from_millis(4500)),
+            "9/9 chunks, 0 in flight, 0:04, 2.0 chunks/s"
+        );
+    }
+
+    #[test]
+    fn draws_only_where_somebody_looks() {
+        let screen = Screen {
+            is_stderr_terminal: false,
+            is_stdout_terminal: false,
+        };
+        let is_shown =
+            |mode, is_quiet| !matches!(Progress::new(mode, is_quiet, screen).shown, Shown::Nothing);
+        assert!(!is_shown(ProgressMode::Auto, false));
+        assert!(is_shown(ProgressMode::Always, true));
+        assert!(!is_shown(ProgressMode::Never, false));
+    }
+}
