@@ -1,0 +1,5 @@
+//! Bytes into chunks: counting tokens.
+
+mod pretoken;
+pub mod token;
+mod vocabulary;

@@ -1,0 +1,507 @@
+//! Counts tokens exactly as the models' own tokenizers do, with nothing to load at start.
+//!
+//! Text is cut into pre-tokens (`pretoken`), and each is encoded by itself: its bytes are merged
+//! pair by pair, always the pair with the lowest rank, until no two neighbours make a token of the
+//! vocabulary (`vocabulary`). Three facts make this fast, and none of them makes it inexact:
+//! - most pre-tokens are short and come again, so a small table remembers their counts;
+//! - where no token of the vocabulary reaches across, both sides can be encoded alone;
+//! - encodings of two pieces that overlap in one token join into the encoding of the whole, so a
+//!   long run is merged through a window instead of in one go, which would take quadratic time.
+
+// A window or a short piece has its length in 32 bits with room to spare.
+#![allow(clippy::cast_possible_truncation)]
+
+use crate::input::pretoken;
+pub use crate::input::vocabulary::Encoding;
+use crate::input::vocabulary::{self, MAX_TOKEN_BYTES, NO_TOKEN, Vocabulary};
+
+/// The memo's entries, of 16 bytes each: few for a short text, which would spend more on fresh
+/// pages than it gains, and half a megabyte for one with more new pieces than those.
+const MEMO_BITS: [u32; 2] = [8, 15];
+
+/// Bytes that a memo's key can hold: the other byte of an entry has the length and the count.
+const MEMO_BYTES: usize = 15;
+
+/// Bytes of a run that are merged at once.
+const WINDOW: usize = 64;
+
+/// The first pre-token of a text: the unit that is encoded by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pretoken {
+    /// Its length.
+    pub bytes: usize,
+    /// How many tokens it makes.
+    pub tokens: usize,
+    /// Whether it stays as it is whatever text follows.
+    pub settled: bool,
+}
+
+/// Counts the tokens of text.
+#[derive(Debug)]
+pub struct TokenCounter {
+    encoding: Encoding,
+    /// Counts of short pieces, by hash. An entry is the piece's bytes, 4 bits of length, 4 of
+    /// count.
+    memo: Vec<u128>,
+    /// The memo has two to the power of this many entries, or none yet.
+    memo_bits: u32,
+    /// How many pieces were not found where they are looked for first.
+    misses: usize,
+    /// The parts of the piece being merged, and one that stands for its end.
+    parts: Vec<Part>,
+    /// The piece itself, and 16 bytes more.
+    padded: Vec<u8>,
+}
+
+/// What is, or will be, one token of the piece being merged.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    start: u32,
+    /// The rank of the token that it and the next part would make.
+    rank: u32,
+}
+
+impl TokenCounter {
+    /// A counter for `encoding`. It takes its memory when it is first used.
+    #[must_use]
+    pub fn new(encoding: Encoding) -> Self {
+        Self {
+            encoding,
+            memo: Vec::new(),
+            memo_bits: MEMO_BITS[0],
+            misses: 0,
+            parts: Vec::new(),
+            padded: Vec::new(),
+        }
+    }
+
+    /// How many tokens `text` makes. What stands for a special token, such as `<|endoftext|>`, is
+    /// ordinary text.
+    pub fn count(&mut self, text: &str) -> usize {
+        let mut tokens = 0;
+        let mut rest = text;
+        while !rest.is_empty() {
+            let pretoken = self.pretoken(rest);
+            tokens += pretoken.tokens;
+            rest = rest.get(pretoken.bytes..).unwrap_or_default();
+        }
+        tokens
+    }
+
+    /// How many tokens `text` makes, or `None` as soon as it is known to be more than `limit`.
+    pub fn count_till_limit(&mut self, text: &str, limit: usize) -> Option<usize> {
+        let mut left = limit;
+        let mut rest = text;
+        while !rest.is_empty() {
+            let bytes = if let Some(word) = self.short_word(rest) {
+                left = left.checked_sub(word.tokens)?;
+                word.bytes
+            } else {
+                let bytes = pretoken::first(self.encoding, rest).bytes;
+                let piece = rest.as_bytes().get(..bytes).unwrap_or_default();
+                // Spares the encoding of a run that is far too long anyway.
+                if piece.len() / MAX_TOKEN_BYTES > left {
+                    return None;
+                }
+                left = left.checked_sub(self.count_piece(piece))?;
+                bytes
+            };
+            rest = rest.get(bytes..).unwrap_or_default();
+        }
+        Some(limit - left)
+    }
+
+    /// The first pre-token of `text`, which has no bytes only if `text` has none.
+    #[inline]
+    pub fn pretoken(&mut self, text: &str) -> Pretoken {
+        self.short_word(text).unwrap_or_else(|| {
+            let cut = pretoken::first(self.encoding, text);
+            let piece = text.as_bytes().get(..cut.bytes).unwrap_or_default();
+            Pretoken {
+                bytes: cut.bytes,
+                tokens: self.count_piece(piece),
+                settled: cut.settled,
+            }
+        })
+    }
+
+    /// How many bytes the first `limit` tokens of `pretoken` cover, encoded as one piece.
+    ///
+    /// The bytes before that place make exactly `limit` tokens, or `pretoken` makes no more. The
+    /// place can be inside a character. The cost depends on `limit`, not on the length of
+    /// `pretoken`, and so a token there is not seen to change when only text beyond the next window
+    /// would change it.
+    pub fn fit(&mut self, pretoken: &str, limit: usize) -> usize {
+        self.encode(pretoken.as_bytes(), limit).0
+    }
+
+    #[inline]
+    fn short_word(&mut self, text: &str) -> Option<Pretoken> {
+        let block = u128::from_le_bytes(*text.as_bytes().first_chunk()?);
+        let bytes = pretoken::short_word(self.encoding, block);
+        (bytes > 0).then(|| Pretoken {
+            bytes,
+            tokens: self.count_short(vocabulary::first_bytes(block, bytes), bytes),
+            settled: true,
+        })
+    }
+
+    fn count_piece(&mut self, piece: &[u8]) -> usize {
+        if piece.len() <= MEMO_BYTES {
+            let key = vocabulary::short_key(piece).unwrap_or(0);
+            return self.count_short(key, piece.len());
+        }
+        self.encode(piece, usize::MAX).1
+    }
+
+    /// Counts a piece of 1 to 15 bytes, given as its key.
+    #[inline]
+    fn count_short(&mut self, key: u128, len: usize) -> usize {
+        let hash = vocabulary::hash(0, key);
+        match self.memo.get(self.memo_index(hash)) {
+            Some(&entry) if is_entry(entry, key, len) => (entry >> 124) as usize,
+            _ => self.count_second(hash, key, len),
+        }
+    }
+
+    /// Counts a short piece that is not in its first place of the memo, and puts it there. What was
+    /// there goes to the second place, in the same cache line.
+    #[inline(never)]
+    fn count_second(&mut self, hash: u64, key: u128, len: usize) -> usize {
+        self.misses += 1;
+        if self.memo.is_empty() {
+            self.memo = vec![0; 1 << self.memo_bits];
+        } else if self.misses > self.memo.len() && self.memo_bits < MEMO_BITS[1] {
+            self.memo_bits = MEMO_BITS[1];
+            self.memo = vec![0; 1 << self.memo_bits];
+        }
+        let second = self.memo_index(hash) ^ 1;
+        let entry = match self.memo.get(second) {
+            Some(&entry) if is_entry(entry, key, len) => entry,
+            _ => {
+                let tokens = self.count_new(hash, key, len);
+                key | (len as u128) << 120 | (tokens as u128) << 124
+            }
+        };
+        // Counting may have entered segments of the piece, and changed the memo's size for them.
+        let first = self.memo_index(hash);
+        self.memo.swap(first, first ^ 1);
+        if let Some(place) = self.memo.get_mut(first) {
+            *place = entry;
+        }
+        (entry >> 124) as usize
+    }
+
+    #[inline]
+    fn memo_index(&self, hash: u64) -> usize {
+        (hash >> (64 - self.memo_bits)) as usize
+    }
+
+    fn count_new(&mut self, hash: u64, key: u128, len: usize) -> usize {
+        let vocabulary = Vocabulary::of(self.encoding);
+        if vocabulary.rank_of_key(hash, key, len) != NO_TOKEN {
+            return 1;
+        }
+        let bytes = key.to_le_bytes();
+        let piece = bytes.get(..len).unwrap_or_default();
+        match segment(vocabulary, piece, WINDOW) {
+            (end, _) if end < len => self.encode(piece, usize::MAX).1,
+            _ => self.merge(piece),
+        }
+    }
+
+    /// Encodes `piece` up to `limit` tokens; says how many bytes they cover and how many they are.
+    fn encode(&mut self, piece: &[u8], limit: usize) -> (usize, usize) {
+        let (mut bytes, mut tokens) = (0, 0);
+        while bytes < piece.len() && tokens < limit {
+            let rest = piece.get(bytes..).unwrap_or_default();
+            let (covered, made) = self.encode_segment(rest, limit - tokens);
+            bytes += covered;
+            tokens += made;
+        }
+        (bytes, tokens)
+    }
+
+    /// Encodes the start of `rest`, up to a place that no token reaches across, or to `limit`
+    /// tokens.
+    fn encode_segment(&mut self, rest: &[u8], limit: usize) -> (usize, usize) {
+        let vocabulary = Vocabulary::of(self.encoding);
+        let (end, is_whole) = segment(vocabulary, rest, WINDOW);
+        if !is_whole {
+            return self.encode_run(rest, limit);
+        }
+        let segment = rest.get(..end).unwrap_or_default();
+        let tokens = if end <= MEMO_BYTES {
+            self.count_piece(segment)
+        } else if vocabulary.rank(segment) != NO_TOKEN {
+            1
+        } else {
+            self.merge(segment)
+        };
+        if tokens <= limit {
+            return (end, tokens);
+        }
+        self.merge(segment);
+        (self.start_of(limit), limit)
+    }
+
+    /// Encodes a segment that is longer than the window, or its first `limit` tokens.
+    ///
+    /// Windows overlap: the next one starts with a token of the last, and if it has the same token
+    /// there then both together are the encoding of all the text from the first to the second's
+    /// end. This holds because a sequence of tokens is an encoding when each two neighbours are the
+    /// encoding of their text. If it has not then text beyond a window reached back into it, and
+    /// wider ones are tried.
+    fn encode_run(&mut self, rest: &[u8], limit: usize) -> (usize, usize) {
+        let vocabulary = Vocabulary::of(self.encoding);
+        let mut width = WINDOW;
+        'widths: loop {
+            let (mut start, mut tokens, mut overlap, mut fits) = (0, 0, None, None);
+            loop {
+                let window = rest.get(start..).unwrap_or_default();
+                let (len, is_last) = segment(vocabulary, window, width);
+                let made = self.merge(window.get(..len).unwrap_or_default());
+                if overlap.is_some_and(|overlap| overlap != self.start_of(1)) {
+                    width *= 2;
+                    continue 'widths;
+                }
+                // Only now does a second window agree.
+                if let Some(fits) = fits {
+                    return (fits, limit);
+                }
+                // The last tokens of a window are those that what follows most likely changes.
+                let kept = if is_last { made } else { made * 3 / 4 };
+                if tokens + kept >= limit {
+                    fits = Some(start + self.start_of(limit - tokens));
+                }
+                if is_last {
+                    return fits.map_or((start + len, tokens + made), |fits| (fits, limit));
+                }
+                if kept == 0 {
+                    width *= 2;
+                    continue 'widths;
+                }
+                overlap = Some(self.start_of(kept + 1) - self.start_of(kept));
+                start += self.start_of(kept);
+                tokens += kept;
+            }
+        }
+    }
+
+    /// Encodes `piece` by the definition into `parts`, and says how many tokens they are.
+    ///
+    /// Takes quadratic time, so it is for short pieces; on those a pass over all of them is faster
+    /// than any queue.
+    fn merge(&mut self, piece: &[u8]) -> usize {
+        let vocabulary = Vocabulary::of(self.encoding);
+        let (parts, padded) = (&mut self.parts, &mut self.padded);
+        // With 16 bytes after it, the key of any part is one read of fixed size.
+        padded.clear();
+        padded.extend_from_slice(piece);
+        padded.extend_from_slice(&[0; 16]);
+        let rank = |from: u32, to: u32| {
+            let part = padded.get(from as usize..).unwrap_or_default();
+            let len = (to - from) as usize;
+            match part.first_chunk() {
+                Some(&block) if len <= 16 => {
+                    let key = vocabulary::first_bytes(u128::from_le_bytes(block), len);
+                    vocabulary.rank_of_key(vocabulary::hash(0, key), key, len)
+                }
+                _ => vocabulary.rank(part.get(..len).unwrap_or_default()),
+            }
+        };
+        let end = piece.len() as u32;
+        let mut least = NO_TOKEN;
+        parts.clear();
+        parts.extend((0..=end).map(|start| {
+            let rank = if start + 2 <= end {
+                rank(start, start + 2)
+            } else {
+                NO_TOKEN
+            };
+            least = least.min(rank);
+            Part { start, rank }
+        }));
+        while least != NO_TOKEN {
+            least = merge_all(parts, least, rank);
+        }
+        parts.len() - 1
+    }
+
+    /// Where the token `index` of the piece last merged starts, or its end if it has no more.
+    fn start_of(&self, index: usize) -> usize {
+        let part = self.parts.get(index).or(self.parts.last());
+        part.map_or(0, |part| part.start as usize)
+    }
+}
+
+/// Merges the pairs of rank `least` from left to right, until one makes a new pair of no higher
+/// rank, which then comes first. Returns the least rank that is left.
+fn merge_all(parts: &mut Vec<Part>, least: u32, rank: impl Fn(u32, u32) -> u32) -> u32 {
+    let (mut read, mut written, mut next_least) = (0, 0, NO_TOKEN);
+    let mut is_interrupted = false;
+    while let Some(&(mut part)) = parts.get(read) {
+        read += 1;
+        if part.rank == least && !is_interrupted {
+            read += 1;
+            let end = parts.get(read).map_or(part.start, |next| next.start);
+            let next_end = parts.get(read + 1).map(|next| next.start);
+            part.rank = next_end.map_or(NO_TOKEN, |next_end| rank(part.start, next_end));
+            is_interrupted = part.rank <= least;
+            if let Some(before) = parts[..written].last_mut() {
+                before.rank = rank(before.start, end);
+                is_interrupted |= before.rank <= least;
+            }
+        }
+        if let Some(before) = parts[..written].last() {
+            next_least = next_least.min(before.rank);
+        }
+        parts[written] = part;
+        written += 1;
+    }
+    parts.truncate(written);
+    next_least
+}
+
+#[inline]
+fn is_entry(entry: u128, key: u128, len: usize) -> bool {
+    entry << 4 == (key | (len as u128) << 120) << 4
+}
+
+/// The end of the first segment of `piece`: where no token reaches across, or all of it. Gives up
+/// after about `most` bytes, and then says that it is not whole.
+fn segment(vocabulary: &Vocabulary, piece: &[u8], most: usize) -> (usize, bool) {
+    // A window can start inside a character, which has then an unknown beginning: no end is put
+    // after it.
+    let mut at = piece.iter().take_while(|&byte| byte & 0xc0 == 0x80).count();
+    let mut left = None;
+    while at < piece.len() {
+        let character = piece.get(at..).unwrap_or_default();
+        let (right, width) = match *character {
+            [a @ 0..0x80, ..] | [a] => (u32::from(a), 1),
+            [a @ ..0xe0, b, ..] | [a, b] => (u32::from_be_bytes([0, 0, a, b]), 2),
+            [a @ ..0xf0, b, c, ..] | [a, b, c] => (u32::from_be_bytes([0, a, b, c]), 3),
+            [a, b, c, d, ..] => (u32::from_be_bytes([a, b, c, d]), 4),
+            [] => break,
+        };
+        if let Some(left) = left {
+            if !vocabulary.spans(left, right) {
+                return (at, true);
+            }
+            if at >= most {
+                return (at, false);
+            }
+        }
+        left = Some(right);
+        at += width;
+    }
+    (piece.len(), true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::pretoken::tests::{ENCODINGS, Random, oracle};
+
+    #[test]
+    fn counts_as_the_oracle_does() {
+        for encoding in ENCODINGS {
+            let mut counter = TokenCounter::new(encoding);
+            let mut random = Random(5);
+            for _ in 0..4_000 {
+                let text = random.text(encoding);
+                let count = oracle(encoding).count(text.as_str());
+                assert_eq!(counter.count(&text), count, "{encoding:?} {text:?}");
+                let limit = random.below(count + 2);
+                let till_limit = (count <= limit).then_some(count);
+                assert_eq!(
+                    counter.count_till_limit(&text, limit),
+                    till_limit,
+                    "{text:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_token_is_one_token() {
+        for encoding in ENCODINGS {
+            let mut counter = TokenCounter::new(encoding);
+            let oracle = &oracle(encoding).bpe;
+            for id in 0..oracle.num_tokens() as u32 {
+                let token = oracle.token_bytes(id);
+                // What the short cut for whole tokens relies on.
+                assert_eq!(counter.merge(token), 1, "{encoding:?} {id}");
+                assert_eq!(counter.encode(token, usize::MAX), (token.len(), 1));
+            }
+        }
+    }
+
+    #[test]
+    fn fits_what_the_first_tokens_cover() {
+        for encoding in ENCODINGS {
+            let mut counter = TokenCounter::new(encoding);
+            let oracle = &oracle(encoding).bpe;
+            let mut random = Random(6);
+            for _ in 0..3_000 {
+                let text = random.text(encoding);
+                let tokens = oracle.encode_via_backtracking(text.as_bytes());
+                let limit = random.below(tokens.len() + 2);
+                let covered = tokens.iter().take(limit);
+                let covered: usize = covered.map(|&id| oracle.token_len(id)).sum();
+                assert_eq!(
+                    counter.fit(&text, limit),
+                    covered,
+                    "{limit} tokens of {text:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn long_runs_are_exact() {
+        let mut random = Random(7);
+        let letters: String = (0..20_000)
+            .map(|_| char::from(b'a' + random.below(26) as u8))
+            .collect();
+        let han: String = (0..20_000)
+            .filter_map(|_| char::from_u32(0x4e00 + random.below(0x5000) as u32))
+            .collect();
+        let mut texts = vec![letters, han];
+        for piece in [
+            "a",
+            "A",
+            " ",
+            "\n",
+            "=",
+            "─",
+            "的",
+            "😀",
+            "👨‍👩‍👧‍👦",
+            "ab",
+            "xyz",
+            "\u{d3e}ല\u{d4d}",
+        ] {
+            texts.push(piece.repeat(20_000 / piece.len()));
+        }
+        for encoding in ENCODINGS {
+            let mut counter = TokenCounter::new(encoding);
+            for text in &texts {
+                let count = oracle(encoding).count(text.as_str());
+                let start = &text[..text.floor_char_boundary(60)];
+                assert_eq!(counter.count(text), count, "{encoding:?} {start:?}…");
+                assert_eq!(counter.count_till_limit(text, count - 1), None);
+                assert_eq!(counter.count_till_limit(text, count), Some(count));
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_made_before_it_is_needed() {
+        let mut counter = TokenCounter::new(Encoding::O200k);
+        assert_eq!(counter.count(""), 0);
+        assert_eq!(counter.memo.capacity() + counter.parts.capacity(), 0);
+        assert_eq!(counter.count("Hello, world!"), 4);
+        assert_eq!(counter.memo.len(), 1 << MEMO_BITS[0]);
+    }
+}
