@@ -111,7 +111,8 @@ fn slots(tokens: &[&[u8]]) -> Vec<u8> {
     slots.into_iter().flat_map(u32::to_le_bytes).collect()
 }
 
-/// The same function as in `src/token.rs`, where the reasons are.
+/// The same function as in `src/input/vocabulary.rs`, where the reasons are.
+#[allow(clippy::cast_possible_truncation)]
 fn hash(bytes: &[u8]) -> u64 {
     bytes.chunks(16).fold(0, |hash, chunk| {
         let mut key = [0; 16];

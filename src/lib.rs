@@ -7,5 +7,4 @@ pub mod api;
 pub mod input;
 pub mod output;
 pub mod report;
-
 pub mod secret;

@@ -4,16 +4,19 @@
 //! is asked, how often and how many at a time is decided elsewhere.
 
 use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt as _;
+use futures::{StreamExt as _, stream};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Response, Url};
 use tokio::time::timeout;
 
-use crate::api::event::{Api, Body, Decoder, End, Step, decode_plain};
+use crate::api::event::{Api, Decoder, End, Step};
 use crate::api::failure::{Failure, Kind, Wait};
+use crate::api::plain::{Body, decode_plain};
 use crate::api::reply::Reply;
 use crate::api::sse;
 use crate::api::{fault, transport};
@@ -30,6 +33,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// The first byte may take this many times as long as any other: servers queue
 /// requests before they say anything.
 const FIRST_BYTE_FACTOR: u32 = 5;
+
+/// How long the end of a body is waited for after the end of its events.
+const END_TIMEOUT: Duration = Duration::from_millis(10);
 
 /// The most that is read of an answer that is no stream.
 const MAX_PLAIN: usize = 64 << 20;
@@ -73,11 +79,51 @@ pub struct ClientOptions {
 #[derive(Debug)]
 pub struct Client {
     http: reqwest::Client,
+    make: Make,
+    /// Keeps no connection, for what failed on one that was kept.
+    fresh: OnceLock<reqwest::Client>,
     url: Url,
     api: Api,
     end: End,
     key: Option<Secret>,
     timeout: Duration,
+}
+
+/// What both HTTP clients are made of.
+#[derive(Debug)]
+struct Make {
+    headers: HeaderMap,
+    is_plain: bool,
+    is_loopback: bool,
+}
+
+impl Make {
+    /// A client that keeps so many unused connections.
+    fn client(&self, kept: usize) -> reqwest::Result<reqwest::Client> {
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("gptpipe/", env!("CARGO_PKG_VERSION")))
+            .default_headers(self.headers.clone())
+            // A redirect would send the user's document to another host.
+            .redirect(reqwest::redirect::Policy::none())
+            // Trying again is decided in one place, and this is not it.
+            .retry(reqwest::retry::never())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(kept)
+            .tcp_nodelay(true);
+        if self.is_plain {
+            // Without TLS there is no need to read the system's certificates, which takes
+            // longer than everything else at the start.
+            builder = builder.tls_certs_only([]);
+        }
+        if self.is_loopback {
+            // A proxy's own loopback is not ours.
+            builder = builder.no_proxy();
+        }
+        // Only the first client finds no provider there.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        builder.build()
+    }
 }
 
 impl Client {
@@ -96,34 +142,18 @@ impl Client {
                 "use https://, or unset the key if the server needs none",
             ));
         }
-        let headers = headers(&options)?;
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("gptpipe/", env!("CARGO_PKG_VERSION")))
-            .default_headers(headers)
-            // A redirect would send the user's document to another host.
-            .redirect(reqwest::redirect::Policy::none())
-            // Trying again is decided in one place, and this is not it.
-            .retry(reqwest::retry::never())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(options.jobs)
-            .tcp_nodelay(true);
-        if is_plain {
-            // Without TLS there is no need to read the system's certificates, which takes
-            // longer than everything else at the start.
-            builder = builder.tls_certs_only([]);
-        }
-        if is_loopback {
-            // A proxy's own loopback is not ours.
-            builder = builder.no_proxy();
-        }
-        // Another provider can only be there already when two clients are made.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = builder
-            .build()
+        let make = Make {
+            headers: headers(&options)?,
+            is_plain,
+            is_loopback,
+        };
+        let http = make
+            .client(options.jobs)
             .map_err(|error| Error::usage(transport::from_transport(&error).to_string()))?;
         Ok(Self {
             http,
+            make,
+            fresh: OnceLock::new(),
             url,
             api: options.api,
             end: options.end,
@@ -151,11 +181,20 @@ impl Client {
     }
 
     async fn attempt(&self, body: Bytes, on_text: impl FnMut(&str)) -> Result<Reply, Failure> {
-        let response = match self.send(body.clone()).await {
+        let response = match self.send(&self.http, body.clone()).await {
             // A kept connection may be closed by the server in the moment when it is used
             // again (RFC 9112, section 9.3.1): nothing of the request was read, so it is sent
-            // once more, on another connection.
-            Err(failure) if failure.kind == Kind::Cut => self.send(body).await?,
+            // once more, on a connection of its own.
+            Err(failure) if failure.kind == Kind::Cut => {
+                let fresh = match self.fresh.get() {
+                    Some(fresh) => fresh,
+                    None => match self.make.client(0) {
+                        Ok(fresh) => self.fresh.get_or_init(|| fresh),
+                        Err(_) => return Err(failure),
+                    },
+                };
+                self.send(fresh, body).await?
+            }
             other => other?,
         };
         let status = response.status().as_u16();
@@ -187,8 +226,8 @@ impl Client {
         })
     }
 
-    async fn send(&self, body: Bytes) -> Result<Response, Failure> {
-        let request = self.http.post(self.url.clone()).body(body);
+    async fn send(&self, http: &reqwest::Client, body: Bytes) -> Result<Response, Failure> {
+        let request = http.post(self.url.clone()).body(body);
         match timeout(
             self.timeout.saturating_mul(FIRST_BYTE_FACTOR),
             request.send(),
@@ -208,19 +247,19 @@ impl Client {
         mut on_text: impl FnMut(&str),
     ) -> Result<Reply, Failure> {
         let mut decoder = Decoder::new(self.api, self.end);
-        let mut events = std::pin::pin!(sse::events(response.bytes_stream()));
+        let body = stream::unfold(response, |mut response| async move {
+            match self.chunk(&mut response).await {
+                Ok(None) => None,
+                Ok(Some(bytes)) => Some((Ok(bytes), response)),
+                Err(failure) => Some((Err(failure), response)),
+            }
+        });
+        let mut events = pin!(sse::events(body));
         loop {
-            let event = match timeout(self.timeout, events.next()).await {
-                Ok(Some(Ok(event))) => event,
-                Ok(Some(Err(error))) => return decoder.cut(transport::from_events(&error)),
-                Ok(None) => return decoder.finish(),
-                Err(_) => {
-                    let silence = format!(
-                        "nothing came for {}",
-                        humantime::format_duration(self.timeout)
-                    );
-                    return decoder.cut(Failure::new(Kind::Timeout(Wait::Idle), &silence));
-                }
+            let event = match events.next().await {
+                Some(Ok(event)) => event,
+                Some(Err(error)) => return decoder.cut(transport::from_events(error)),
+                None => return decoder.finish(),
             };
             match decoder.event(&event.event, &event.data)? {
                 Step::Delta(text) => on_text(text),
@@ -228,25 +267,37 @@ impl Client {
                 Step::End => {
                     // What is left is the mark of the body's end. A connection is used again only
                     // if that was read; it is here already, or it is not waited for.
-                    let _ = timeout(Duration::from_millis(1), events.next()).await;
+                    let _ = timeout(END_TIMEOUT, events.next()).await;
                     return decoder.finish();
                 }
             }
         }
     }
 
+    /// The next bytes of a body. Silence is measured here, in bytes and not in events: a server
+    /// that sends comments while it works is alive.
+    async fn chunk(&self, response: &mut Response) -> Result<Option<Bytes>, Failure> {
+        if let Ok(result) = timeout(self.timeout, response.chunk()).await {
+            return result.map_err(|error| transport::from_transport(&error));
+        }
+        let silence = humantime::format_duration(self.timeout);
+        Err(Failure::new(
+            Kind::Timeout(Wait::Idle),
+            &format!("nothing came for {silence}"),
+        ))
+    }
+
     /// Reads a body, at most `limit` bytes of it.
     async fn read(&self, mut response: Response, limit: usize) -> (Bytes, Result<(), Failure>) {
         let mut body = BytesMut::new();
         while body.len() < limit {
-            let end = match timeout(self.timeout, response.chunk()).await {
-                Ok(Ok(Some(bytes))) => {
+            let end = match self.chunk(&mut response).await {
+                Ok(Some(bytes)) => {
                     body.extend_from_slice(&bytes);
                     continue;
                 }
-                Ok(Ok(None)) => Ok(()),
-                Ok(Err(error)) => Err(transport::from_transport(&error)),
-                Err(_) => Err(Failure::new(Kind::Timeout(Wait::Idle), "")),
+                Ok(None) => Ok(()),
+                Err(failure) => Err(failure),
             };
             return (body.freeze(), end);
         }

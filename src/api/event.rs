@@ -11,14 +11,13 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::failure::{Failure, Kind};
-use super::fault;
-use super::reply::{Finish, Reply, Usage};
-use super::wire::{
+use crate::api::failure::{Failure, Kind};
+use crate::api::fault;
+use crate::api::reply::{Finish, Reply, Usage};
+use crate::api::wire::{
     ChatEvent, Counts, Named, Part, Response, ResponsesEvent, Text, finish_of, is_error, join,
     parse_raw,
 };
-use super::words;
 
 /// The most text that one reply may have, in bytes; memory must not be the server's choice.
 const MAX_TEXT: usize = 64 << 20;
@@ -42,29 +41,6 @@ pub enum End {
     Done,
 }
 
-/// What a successful response holds, by its content type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Body {
-    /// Events, for [`Decoder`].
-    Events,
-    /// One document, for [`decode_plain`]: the server did not stream, or this is no API.
-    Plain,
-}
-
-impl Body {
-    /// Judges by the `Content-Type` header; where it says nothing, events are what was asked for.
-    #[must_use]
-    pub fn of(content_type: Option<&str>) -> Self {
-        let content_type = content_type.unwrap_or_default().to_ascii_lowercase();
-        match content_type.split(';').next().unwrap_or_default().trim() {
-            plain if plain.contains("json") || plain.contains("html") || plain.contains("xml") => {
-                Self::Plain
-            }
-            _ => Self::Events,
-        }
-    }
-}
-
 /// What one event brought.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step<'a> {
@@ -81,19 +57,19 @@ pub enum Step<'a> {
 pub struct Decoder {
     api: Api,
     end: End,
-    reply: Reply,
+    pub(super) reply: Reply,
     /// The first half of a UTF-16 pair whose second half may come with the next event.
     half: Option<u16>,
     refusal: String,
     /// The server's word for the end.
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
     has_tool_call: bool,
-    progress: Progress,
+    pub(super) progress: Progress,
 }
 
 /// How far a stream has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
+pub(super) enum Progress {
     Nothing,
     Begun,
     Over,
@@ -221,7 +197,7 @@ impl Decoder {
         matches!(self.progress, Progress::Over | Progress::Done)
     }
 
-    fn fail(&mut self, failure: Failure) -> Failure {
+    pub(super) fn fail(&mut self, failure: Failure) -> Failure {
         self.progress = Progress::Over;
         self.end_half();
         let partial = std::mem::take(&mut self.reply);
@@ -231,7 +207,7 @@ impl Decoder {
         failure.with_partial(partial)
     }
 
-    fn chat(&mut self, data: &str) -> Result<(), Bad> {
+    pub(super) fn chat(&mut self, data: &str) -> Result<(), Bad> {
         let event: ChatEvent<'_> = serde_json::from_str(data)?;
         if is_error(event.error) {
             return Err(Bad::said(fault::from_event(data)));
@@ -306,7 +282,7 @@ impl Decoder {
     }
 
     /// The response object, as it ends a stream or stands alone.
-    fn response(&mut self, data: &str, fallback: &str) -> Result<(), Bad> {
+    pub(super) fn response(&mut self, data: &str, fallback: &str) -> Result<(), Bad> {
         let response: Response<'_> = serde_json::from_str(data)?;
         response.id.keep(&mut self.reply.id);
         response.model.keep(&mut self.reply.model);
@@ -406,58 +382,15 @@ impl Decoder {
     }
 }
 
-/// Reads a successful response that is one document: the server ignored `stream`, or this is not the API.
-///
-/// # Errors
-/// As [`Decoder::finish`]; [`Kind::NotApi`] for a web page and for any other document.
-pub fn decode_plain(api: Api, body: &[u8]) -> Result<Reply, Failure> {
-    let body = String::from_utf8_lossy(body);
-    let body = body.trim_start_matches('\u{feff}').trim();
-    if body.is_empty() {
-        return Err(Failure::new(Kind::Empty, ""));
-    }
-    if words::is_html(body) {
-        return Err(Failure::new(Kind::NotApi, &words::html_title(body)));
-    }
-    if !body.starts_with(['{', '[']) {
-        return Err(Failure::new(Kind::NotApi, body));
-    }
-    let mut decoder = Decoder::new(api, End::FinishReason);
-    decoder.progress = Progress::Begun;
-    let taken = match serde_json::from_str::<ResponsesEvent<'_>>(body) {
-        // Gemini wraps its errors in an array.
-        _ if body.starts_with('[') => Err(Bad::said(fault::from_event(body))),
-        Err(error) => Err(error.into()),
-        Ok(event) if is_error(event.error) => Err(Bad::said(fault::from_event(body))),
-        Ok(_) => match api {
-            Api::Chat => decoder.chat(body),
-            Api::Responses => decoder.response(body, ""),
-        },
-    };
-    match taken {
-        Ok(()) => {}
-        Err(Bad::Json(error)) => return Err(decoder.fail(unreadable(&error))),
-        Err(Bad::Said(failure)) => return Err(decoder.fail(*failure)),
-    }
-    if decoder.reply == Reply::default() && decoder.reason.is_none() {
-        let said = fault::from_event(body);
-        return Err(Failure {
-            kind: Kind::NotApi,
-            ..said
-        });
-    }
-    decoder.finish()
-}
-
 /// Why an event was not taken.
-enum Bad {
+pub(super) enum Bad {
     Json(serde_json::Error),
     /// Boxed, because every event returns this type.
     Said(Box<Failure>),
 }
 
 impl Bad {
-    fn said(failure: Failure) -> Self {
+    pub(super) fn said(failure: Failure) -> Self {
         Self::Said(Box::new(failure))
     }
 }
@@ -469,7 +402,7 @@ impl From<serde_json::Error> for Bad {
 }
 
 /// JSON that stops in the middle was cut off; other JSON that cannot be read is somebody's mistake.
-fn unreadable(error: &serde_json::Error) -> Failure {
+pub(super) fn unreadable(error: &serde_json::Error) -> Failure {
     let kind = if error.is_eof() {
         Kind::Cut
     } else {

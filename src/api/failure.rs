@@ -9,8 +9,8 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use super::reply::Reply;
-use super::words::{REDACTED, clean};
+use crate::api::reply::Reply;
+use crate::api::words::{REDACTED, clean};
 
 /// What went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

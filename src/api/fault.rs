@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use super::failure::{Failure, Kind};
-use super::retry_after::{parse_span, retry_after};
-use super::words::{clean, host_of, html_title, is_html};
+use crate::api::failure::{Failure, Kind};
+use crate::api::retry_after::{parse_span, retry_after};
+use crate::api::words::{clean, host_of, html_title, is_html};
 
 /// Reads a response that is not a success.
 ///

@@ -4,6 +4,7 @@ pub mod client;
 pub mod event;
 pub mod failure;
 pub mod fault;
+pub mod plain;
 pub mod reply;
 pub mod request;
 pub mod retry_after;

@@ -11,9 +11,10 @@ use futures::executor::block_on;
 use futures::stream;
 use proptest::prelude::*;
 
-use super::event::{Api, Body, Decoder, End, Step, decode_plain};
+use super::event::{Api, Decoder, End, Step};
 use super::failure::{Failure, Kind, Verdict, Wait};
 use super::fault::{from_event, from_response};
+use super::plain::{Body, decode_plain};
 use super::reply::{Finish, Reply, Usage};
 use super::sse::{self, Broken, Lines};
 

@@ -5,14 +5,14 @@ use std::io;
 
 use eventsource_stream::EventStreamError;
 
-use super::failure::{Failure, Kind, Wait};
-use super::sse::Broken;
+use crate::api::failure::{Failure, Kind, Wait};
+use crate::api::sse::Broken;
 
 /// Reads the error that ended a stream of events.
 #[must_use]
-pub fn from_events(error: &EventStreamError<Broken<reqwest::Error>>) -> Failure {
+pub fn from_events(error: EventStreamError<Broken<Failure>>) -> Failure {
     match error {
-        EventStreamError::Transport(Broken::Transport(error)) => from_transport(error),
+        EventStreamError::Transport(Broken::Transport(failure)) => failure,
         EventStreamError::Transport(Broken::TooLong) => {
             let mut failure = Failure::new(Kind::Malformed, "one event is longer than 16 MiB");
             failure.should_retry = Some(false);

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::reply::Finish;
+use crate::api::reply::Finish;
 
 #[derive(Deserialize)]
 pub(super) struct ChatEvent<'a> {

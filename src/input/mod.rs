@@ -1,5 +1,13 @@
-//! Bytes into chunks: counting tokens.
+//! Bytes into chunks: reading, counting tokens, cutting.
 
+mod block;
+mod boundary;
+pub mod chunk;
+pub mod chunker;
+mod meter;
 mod pretoken;
+pub mod reader;
+pub mod sentence;
 pub mod token;
 mod vocabulary;
+mod word;

@@ -113,7 +113,7 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Error> 
 }
 
 fn write_all(mut receiver: mpsc::Receiver<String>) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
+    let mut stdout = stdout()?;
     while let Some(mut text) = receiver.blocking_recv() {
         while text.len() < GATHERED {
             match receiver.try_recv() {
@@ -127,6 +127,20 @@ fn write_all(mut receiver: mpsc::Receiver<String>) -> io::Result<()> {
         }
     }
     stdout.flush()
+}
+
+/// Standard output as a file: the standard library's own handle takes every byte
+/// without a word where the descriptor cannot be written.
+#[cfg(unix)]
+fn stdout() -> io::Result<impl Write> {
+    use std::os::fd::AsFd;
+    let descriptor = io::stdout().as_fd().try_clone_to_owned()?;
+    Ok(std::fs::File::from(descriptor))
+}
+
+#[cfg(not(unix))]
+fn stdout() -> io::Result<impl Write> {
+    Ok(io::stdout().lock())
 }
 
 fn failure(source: io::Error) -> Error {

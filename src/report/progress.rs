@@ -87,6 +87,12 @@ impl Progress {
         }
     }
 
+    /// Whether anything is shown, so that it is worth looking how far things are.
+    #[must_use]
+    pub fn is_shown(&self) -> bool {
+        !matches!(self.shown, Shown::Nothing)
+    }
+
     /// Tells how far the run is.
     pub fn update(&mut self, snapshot: Snapshot) {
         match &mut self.shown {
