@@ -6,5 +6,6 @@ pub mod interrupt;
 pub mod api;
 pub mod input;
 pub mod output;
+pub mod pipeline;
 pub mod report;
 pub mod secret;

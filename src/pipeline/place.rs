@@ -1,0 +1,59 @@
+//! Where a chunk stands: what messages call it, and how its failure ends a run.
+
+use std::sync::Arc;
+
+use crate::api::failure::{Failure, Verdict};
+use crate::error::{Error, ExitStatus};
+
+/// Where a chunk stands, for messages and for the white space around it.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) number: u64,
+    pub(super) file: Arc<str>,
+    pub(super) gap: String,
+    pub(super) tail: String,
+    pub(super) offset: u64,
+    pub(super) bytes: u64,
+    /// From 1; 0 where the prompt is sent alone.
+    pub(super) line: u64,
+}
+
+impl Place {
+    /// What a message calls the chunk: its number, and where it stands.
+    pub(super) fn name(&self) -> String {
+        if self.line == 0 {
+            return "the request".to_owned();
+        }
+        let Self {
+            number,
+            file,
+            offset,
+            bytes,
+            line,
+            ..
+        } = self;
+        format!(
+            "chunk {number} (bytes {offset}-{}, line {line} of {file})",
+            offset + bytes
+        )
+    }
+
+    /// The failure as the end of the run.
+    pub(super) fn failed(&self, failure: &Failure) -> Error {
+        let status = match failure.verdict() {
+            Verdict::Transient => ExitStatus::Temporary,
+            Verdict::Fatal => ExitStatus::Failed,
+            Verdict::FatalForAll => ExitStatus::Hopeless,
+        };
+        let id = failure
+            .request_id
+            .as_ref()
+            .map(|id| format!(" (request {id})"))
+            .unwrap_or_default();
+        Error::Request {
+            status,
+            message: format!("{} failed: {failure}{id}", self.name()),
+            hint: failure.hint().map(str::to_owned),
+        }
+    }
+}
