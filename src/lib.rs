@@ -4,6 +4,7 @@ pub mod error;
 pub mod interrupt;
 
 pub mod api;
+pub mod demo;
 pub mod input;
 pub mod output;
 pub mod pipeline;
