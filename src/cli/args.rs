@@ -1,0 +1,267 @@
+//! The one flag table.
+//!
+//! argh declares every option here, once; `--help`, the man page, the
+//! completions and the README are renderings of it. The values are parsed into
+//! the small value types of the rooms that use them; nothing is looked up.
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::time::Duration;
+
+use argh::{ArgsInfo, FromArgs};
+use serde_json::value::RawValue;
+
+use crate::api::event::Api;
+use crate::api::request::Param;
+use crate::input::chunk::By;
+use crate::output::format::Join;
+use crate::report::progress::ProgressMode;
+
+/// Put a language model into a pipeline: text in, replies out, in order.
+#[derive(ArgsInfo, Debug, FromArgs)]
+#[argh(name = "gptpipe", help_triggers("-h", "--help"))]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
+pub struct Cli {
+    /// read the prompt from FILE; then every operand is a file
+    #[argh(option, short = 'f', arg_name = "FILE")]
+    pub prompt_file: Option<String>,
+
+    /// read no input: send the prompt alone
+    #[argh(switch, short = 'n')]
+    pub null_input: bool,
+
+    /// replace the framing of the system message; '' for none
+    #[argh(option, short = 's', arg_name = "TEXT")]
+    pub system: Option<String>,
+
+    /// model to ask (the profile's)
+    #[argh(option, short = 'm', arg_name = "NAME")]
+    pub model: Option<String>,
+
+    /// provider, or a profile of the configuration file (openai)
+    #[argh(option, short = 'P', arg_name = "NAME")]
+    pub profile: Option<String>,
+
+    /// address of the API, up to and with /v1 (the profile's)
+    #[argh(option, arg_name = "URL")]
+    pub base_url: Option<String>,
+
+    /// kind of API: chat or responses (the profile's)
+    #[argh(option, arg_name = "KIND", from_str_fn(parse_api))]
+    pub api: Option<Api>,
+
+    /// further field, such as temperature=0; repeatable
+    #[argh(option, arg_name = "NAME=JSON", from_str_fn(parse_param))]
+    pub param: Vec<Param>,
+
+    /// upper bound of a reply, in tokens (the server's)
+    #[argh(option, arg_name = "N", from_str_fn(parse_count_u32))]
+    pub max_output_tokens: Option<NonZeroU32>,
+
+    /// upper bound of a chunk, in tokens (2000)
+    #[argh(option, short = 'c', arg_name = "N", from_str_fn(parse_count))]
+    pub chunk_tokens: Option<NonZeroUsize>,
+
+    /// where to cut: sentence, paragraph, line or file (sentence)
+    #[argh(option, short = 'b', arg_name = "UNIT", from_str_fn(parse_by))]
+    pub by: Option<By>,
+
+    /// show the model up to N tokens of what stands before (0)
+    #[argh(option, arg_name = "N", from_str_fn(parse_whole))]
+    pub context: Option<usize>,
+
+    /// send an unfinished chunk when input pauses so long (off)
+    #[argh(option, arg_name = "DUR", from_str_fn(parse_duration))]
+    pub flush_after: Option<Duration>,
+
+    /// requests in flight at most (8)
+    #[argh(option, short = 'j', arg_name = "N", from_str_fn(parse_count))]
+    pub jobs: Option<NonZeroUsize>,
+
+    /// give a server up after so long without a byte (120s)
+    #[argh(option, arg_name = "DUR", from_str_fn(parse_duration))]
+    pub timeout: Option<Duration>,
+
+    /// put between replies: source, line or blank (source)
+    #[argh(option, arg_name = "WHAT", from_str_fn(parse_join))]
+    pub join: Option<Join>,
+
+    /// stream the next reply as it arrives (on a terminal)
+    #[argh(switch)]
+    pub live: bool,
+
+    /// write only whole replies (elsewhere)
+    #[argh(switch)]
+    pub whole: bool,
+
+    /// no warnings and no progress
+    #[argh(switch, short = 'q')]
+    pub quiet: bool,
+
+    /// say what is done, a line for each request
+    #[argh(switch, short = 'v')]
+    pub verbose: bool,
+
+    /// show progress: auto, always or never (auto)
+    #[argh(option, arg_name = "WHEN", from_str_fn(parse_progress))]
+    pub progress: Option<ProgressMode>,
+
+    /// try it without a key: a small program summarizes
+    #[argh(switch)]
+    pub demo: bool,
+
+    /// print the version
+    #[argh(switch, short = 'V')]
+    pub version: bool,
+}
+
+/// The words that are commands when they stand first.
+pub const COMMANDS: [&str; 8] = [
+    "setup",
+    "login",
+    "key",
+    "cache",
+    "usage",
+    "metrics",
+    "batch",
+    "completions",
+];
+
+/// Pairs of switches of which the later one wins.
+pub const OPPOSITES: [[&str; 2]; 2] = [["--live", "--whole"], ["--quiet", "--verbose"]];
+
+/// The longest time that an option takes: past it, clocks overflow.
+const MAX_DURATION: Duration = Duration::from_hours(365 * 24);
+
+/// Reads one of a closed set of words.
+fn parse_word<T: Copy>(value: &str, words: &[(&str, T)]) -> Result<T, String> {
+    words
+        .iter()
+        .find(|(word, _)| *word == value)
+        .map(|(_, meaning)| *meaning)
+        .ok_or_else(|| {
+            let known: Vec<String> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
+            let (last, rest) = known
+                .split_last()
+                .map_or(("", &[][..]), |(l, r)| (l.as_str(), r));
+            format!("takes {} or {last}", rest.join(", "))
+        })
+}
+
+/// Reads `--by`.
+///
+/// # Errors
+/// The words that it takes.
+pub fn parse_by(value: &str) -> Result<By, String> {
+    parse_word(
+        value,
+        &[
+            ("sentence", By::Sentence),
+            ("paragraph", By::Paragraph),
+            ("line", By::Line),
+            ("file", By::File),
+        ],
+    )
+}
+
+/// Reads `--api`.
+///
+/// # Errors
+/// The words that it takes.
+pub fn parse_api(value: &str) -> Result<Api, String> {
+    parse_word(value, &[("chat", Api::Chat), ("responses", Api::Responses)])
+}
+
+/// Reads `--join`.
+///
+/// # Errors
+/// The words that it takes.
+pub fn parse_join(value: &str) -> Result<Join, String> {
+    parse_word(
+        value,
+        &[
+            ("source", Join::Source),
+            ("line", Join::Line),
+            ("blank", Join::Blank),
+        ],
+    )
+}
+
+/// Reads `--progress`.
+///
+/// # Errors
+/// The words that it takes.
+pub fn parse_progress(value: &str) -> Result<ProgressMode, String> {
+    parse_word(
+        value,
+        &[
+            ("auto", ProgressMode::Auto),
+            ("always", ProgressMode::Always),
+            ("never", ProgressMode::Never),
+        ],
+    )
+}
+
+fn parse_whole(value: &str) -> Result<usize, String> {
+    value
+        .parse()
+        .map_err(|_| "takes a whole number, such as 200".to_owned())
+}
+
+fn parse_count(value: &str) -> Result<NonZeroUsize, String> {
+    value
+        .parse()
+        .map_err(|_| "takes a whole number from 1".to_owned())
+}
+
+fn parse_count_u32(value: &str) -> Result<NonZeroU32, String> {
+    value
+        .parse()
+        .map_err(|_| "takes a whole number from 1".to_owned())
+}
+
+/// Reads a duration: `90s`, `5m`, `24h`, `7d`; a bare number is refused,
+/// because half of the readers would take it for milliseconds.
+///
+/// # Errors
+/// What a duration looks like.
+pub fn parse_duration(value: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(value)
+        .map_err(|_| "takes a time with its unit, such as 500ms, 90s, 5m or 24h".to_owned())?;
+    if duration.is_zero() || duration > MAX_DURATION {
+        return Err("takes a time from 1ms to 365d".to_owned());
+    }
+    Ok(duration)
+}
+
+/// Reads `--param NAME=JSON`. A bare word is taken as a string, since shells
+/// eat the quotes that JSON wants; anything else has to be JSON.
+///
+/// # Errors
+/// What is not a name or not JSON.
+pub fn parse_param(value: &str) -> Result<Param, String> {
+    let Some((name, json)) = value.split_once('=') else {
+        return Err("takes NAME=JSON, such as temperature=0".to_owned());
+    };
+    if name.is_empty() {
+        return Err("takes NAME=JSON; the name is missing".to_owned());
+    }
+    if let Ok(raw) = serde_json::from_str::<Box<RawValue>>(json) {
+        return Ok(Param {
+            name: name.to_owned(),
+            json: raw.get().to_owned(),
+        });
+    }
+    let is_word = json.starts_with(|c: char| c.is_ascii_alphabetic())
+        && json
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'));
+    if !is_word {
+        return Err(format!(
+            "`{json}` is not JSON; a string needs its quotes, as in {name}='\"text\"'"
+        ));
+    }
+    Ok(Param {
+        name: name.to_owned(),
+        json: format!("\"{json}\""),
+    })
+}

@@ -1,0 +1,273 @@
+//! The configuration file, `$XDG_CONFIG_HOME/gptpipe/config.toml`.
+//!
+//! Its keys are the long options and, below `[profiles.NAME]`, what a profile
+//! is made of. A wrong line is an error that names file, line and key; nothing
+//! in it is passed over, because a mistyped limit would not limit.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, de};
+
+use crate::api::client::Auth;
+use crate::api::event::{Api, End};
+use crate::api::request::Param;
+use crate::cli::args::{parse_api, parse_by, parse_duration, parse_join, parse_progress};
+use crate::error::{Error, reason};
+use crate::input::chunk::By;
+use crate::input::token::Encoding;
+use crate::output::format::Join;
+use crate::report::progress::ProgressMode;
+
+/// The file's contents.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct File {
+    /// The profile that is used unless another is named.
+    pub profile: Option<String>,
+    /// The model, whatever the profile.
+    pub model: Option<String>,
+    /// The framing of the system message.
+    pub system: Option<String>,
+    /// Upper bound of a reply, in tokens.
+    pub max_output_tokens: Option<NonZeroU32>,
+    /// Upper bound of a chunk, in tokens.
+    pub chunk_tokens: Option<NonZeroUsize>,
+    /// Where to cut.
+    #[serde(default, deserialize_with = "by")]
+    pub by: Option<By>,
+    /// Tokens of the text before a chunk that are shown with it.
+    pub context: Option<usize>,
+    /// When to send an unfinished chunk.
+    #[serde(default, deserialize_with = "duration")]
+    pub flush_after: Option<Duration>,
+    /// Requests in flight at most.
+    pub jobs: Option<NonZeroUsize>,
+    /// When a silent server is given up.
+    #[serde(default, deserialize_with = "duration")]
+    pub timeout: Option<Duration>,
+    /// What stands between replies.
+    #[serde(default, deserialize_with = "join")]
+    pub join: Option<Join>,
+    /// Whether to show progress.
+    #[serde(default, deserialize_with = "progress")]
+    pub progress: Option<ProgressMode>,
+    /// The user's profiles, and changes to built-in ones.
+    #[serde(default)]
+    pub profiles: BTreeMap<String, ProfileTable>,
+}
+
+/// One profile of the file: what it says replaces what is built in.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ProfileTable {
+    /// Address of the API, up to and with `/v1`.
+    pub base_url: Option<String>,
+    /// Kind of API.
+    #[serde(default, deserialize_with = "api")]
+    pub api: Option<Api>,
+    /// The model.
+    pub model: Option<String>,
+    /// The environment variable that has the key.
+    pub key_env: Option<String>,
+    /// The header that carries the key.
+    #[serde(default, deserialize_with = "auth")]
+    pub auth: Option<Auth>,
+    /// The vocabulary that is nearest to the model's.
+    #[serde(default, deserialize_with = "tokenizer")]
+    pub tokenizer: Option<Encoding>,
+    /// The field that bounds a reply, `max_tokens` or `max_completion_tokens`.
+    pub token_field: Option<String>,
+    /// What proves the end of a stream.
+    #[serde(default, deserialize_with = "end")]
+    pub end: Option<End>,
+    /// Whether to ask for token counts at the end of a stream.
+    pub usage: Option<bool>,
+    /// Further headers.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// Further fields of the request.
+    #[serde(default, deserialize_with = "params")]
+    pub params: Vec<Param>,
+}
+
+/// Reads the file; a missing one is an empty one.
+///
+/// # Errors
+/// [`Error::Usage`] with file, line and key of the first wrong line.
+pub fn read(path: &Path) -> Result<File, Error> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(&text, &path.display().to_string()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(File::default()),
+        // A path through something that is no folder is as absent as one that leads nowhere.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(File::default()),
+        Err(error) => Err(Error::usage(format!(
+            "cannot read `{}`: {}",
+            path.display(),
+            reason(&error)
+        ))),
+    }
+}
+
+fn parse(text: &str, name: &str) -> Result<File, Error> {
+    toml::from_str(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start.min(text.len()));
+        let line_number = text[..at].matches('\n').count() + 1;
+        let line = text.lines().nth(line_number - 1).unwrap_or_default();
+        let key = line.split('=').next().unwrap_or_default().trim();
+        let what = error.message().lines().next().unwrap_or_default();
+        let what = what.trim_end_matches('.');
+        let subject = if key.is_empty() {
+            String::new()
+        } else {
+            format!(" `{key}`:")
+        };
+        let message = format!("{name}:{line_number}:{subject} {what}");
+        if ["api-key", "api_key", "key", "token", "password"].contains(&key) {
+            return Error::usage_hint(
+                message,
+                "keys do not belong into a file; put it into GPTPIPE_API_KEY or into the \
+                 variable that `key-env` names",
+            );
+        }
+        let known = what.split('`').skip(3).step_by(2);
+        let nearest = known
+            .map(|word| (strsim::damerau_levenshtein(word, key), word))
+            .filter(|(distance, _)| *distance <= 1 + key.len() / 4)
+            .min();
+        match nearest {
+            Some((_, word)) => Error::usage_hint(message, format!("did you mean `{word}`?")),
+            None => Error::usage(message),
+        }
+    })
+}
+
+/// Reads a string by one of the command line's own parsers.
+fn word<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<Option<T>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse(&text).map(Some).map_err(de::Error::custom)
+}
+
+fn by<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<By>, D::Error> {
+    word(deserializer, parse_by)
+}
+
+fn api<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Api>, D::Error> {
+    word(deserializer, parse_api)
+}
+
+fn join<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Join>, D::Error> {
+    word(deserializer, parse_join)
+}
+
+fn progress<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ProgressMode>, D::Error> {
+    word(deserializer, parse_progress)
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    word(deserializer, parse_duration)
+}
+
+fn auth<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Auth>, D::Error> {
+    word(deserializer, |text| match text {
+        "bearer" => Ok(Auth::Bearer),
+        "api-key" => Ok(Auth::ApiKey),
+        "x-api-key" => Ok(Auth::XApiKey),
+        _ => Err("takes `bearer`, `api-key` or `x-api-key`".to_owned()),
+    })
+}
+
+fn tokenizer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Encoding>, D::Error> {
+    word(deserializer, |text| match text {
+        "o200k" => Ok(Encoding::O200k),
+        "cl100k" => Ok(Encoding::Cl100k),
+        _ => Err("takes `o200k` or `cl100k`".to_owned()),
+    })
+}
+
+fn end<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<End>, D::Error> {
+    word(deserializer, |text| match text {
+        "finish_reason" => Ok(End::FinishReason),
+        "done" => Ok(End::Done),
+        _ => Err("takes `finish_reason` or `done`".to_owned()),
+    })
+}
+
+fn params<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Param>, D::Error> {
+    let table = BTreeMap::<String, serde_json::Value>::deserialize(deserializer)?;
+    Ok(table
+        .into_iter()
+        .map(|(name, value)| Param {
+            name,
+            json: value.to_string(),
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_the_options_are_called() {
+        let file = parse(
+            "profile = 'corp'\nchunk-tokens = 500\ntimeout = '5m'\nby = 'line'\n\
+             [profiles.corp]\nbase-url = 'https://llm.corp.example/v1'\nend = 'done'\n\
+             auth = 'api-key'\nheaders = { X-Team = 'docs' }\nparams = { temperature = 0 }\n",
+            "config.toml",
+        )
+        .unwrap();
+        assert_eq!(file.timeout, Some(Duration::from_mins(5)));
+        assert_eq!(file.by, Some(By::Line));
+        let corp = &file.profiles["corp"];
+        assert_eq!(corp.end, Some(End::Done));
+        assert_eq!(corp.params[0].json, "0");
+        assert_eq!(corp.headers["X-Team"], "docs");
+    }
+
+    #[test]
+    fn names_file_line_and_key() {
+        let cases = [
+            (
+                "jobs = 4\nmodle = 'x'\n",
+                "c.toml:2: `modle`: unknown field `modle`",
+                "did you mean `model`?",
+            ),
+            ("jobs = 0\n", "c.toml:1: `jobs`: ", ""),
+            (
+                "\n\ntimeout = '5'\n",
+                "c.toml:3: `timeout`: takes a time with its unit",
+                "",
+            ),
+            (
+                "[profiles.a]\nbase_url = 'x'\n",
+                "c.toml:2: `base_url`: unknown field",
+                "did you mean `base-url`?",
+            ),
+            (
+                "[profiles.a]\napi-key = 'canary'\n",
+                "c.toml:2: `api-key`: unknown field",
+                "keys do not belong",
+            ),
+            ("jobs = = 4\n", "c.toml:1: `jobs`: ", ""),
+        ];
+        for (text, message, hint) in cases {
+            let error = parse(text, "c.toml").unwrap_err();
+            assert!(error.to_string().starts_with(message), "{error}");
+            assert!(
+                error.hint().unwrap_or_default().starts_with(hint),
+                "{error:?}"
+            );
+            assert!(
+                !format!("{error} {error:?}").contains("canary"),
+                "{error:?}"
+            );
+        }
+    }
+}

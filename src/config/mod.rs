@@ -1,0 +1,7 @@
+//! What the words mean on this machine: flags over environment over the
+//! configuration file over built-in profiles over defaults, frozen.
+
+pub mod file;
+pub mod paths;
+pub mod profile;
+pub mod settings;

@@ -1,0 +1,13 @@
+//! Where things live: the XDG base directories on Unix, and the platform's own
+//! places elsewhere.
+
+use std::path::PathBuf;
+
+use etcetera::BaseStrategy as _;
+
+/// The configuration file, if this user has a home; it need not exist.
+#[must_use]
+pub fn config_file() -> Option<PathBuf> {
+    let strategy = etcetera::choose_base_strategy().ok()?;
+    Some(strategy.config_dir().join("gptpipe").join("config.toml"))
+}

@@ -1,0 +1,138 @@
+//! The settings of a run, frozen.
+//!
+//! Flags over environment over the configuration file over the profile over
+//! defaults. The world (environment, file, terminals) is asked once and handed
+//! in, so that the rules can be tried without it.
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::time::Duration;
+
+use crate::api::event::Api;
+use crate::api::request::Param;
+use crate::cli::args::Cli;
+use crate::config::file::File;
+use crate::config::profile::{self, Environment, Profile};
+use crate::error::Error;
+use crate::input::chunk::By;
+use crate::output::format::Join;
+use crate::report::progress::ProgressMode;
+use crate::secret::secret::Secret;
+
+/// Upper bound of a chunk, in tokens, where nobody says otherwise.
+const CHUNK_TOKENS: usize = 2000;
+
+/// Requests in flight at most, where nobody says otherwise.
+const JOBS: usize = 8;
+
+/// Silence after which a server is given up, where nobody says otherwise.
+const TIMEOUT: Duration = Duration::from_mins(2);
+
+/// What a run does and whom it asks.
+#[derive(Debug)]
+pub struct Config {
+    /// The provider.
+    pub profile: Profile,
+    /// The kind of API.
+    pub api: Api,
+    /// The model; empty where the server has only one.
+    pub model: String,
+    /// The key, if there is one.
+    pub key: Option<Secret>,
+    /// What replaces the framing of the system message.
+    pub system: Option<String>,
+    /// Further fields of the request.
+    pub params: Vec<Param>,
+    /// Upper bound of a reply, in tokens.
+    pub max_output_tokens: Option<NonZeroU32>,
+    /// Upper bound of a chunk, in tokens.
+    pub chunk_tokens: NonZeroUsize,
+    /// Where to cut.
+    pub by: By,
+    /// Tokens of the text before a chunk that are shown with it.
+    pub context: usize,
+    /// When to send an unfinished chunk.
+    pub flush_after: Option<Duration>,
+    /// Requests in flight at most.
+    pub jobs: NonZeroUsize,
+    /// When a silent server is given up.
+    pub timeout: Duration,
+    /// What stands between replies.
+    pub join: Join,
+    /// Whether to stream the next reply; `None` leaves it to the terminal.
+    pub is_live: Option<bool>,
+    /// No warnings, no progress.
+    pub is_quiet: bool,
+    /// A line for each request.
+    pub is_verbose: bool,
+    /// Whether to show progress.
+    pub progress: ProgressMode,
+}
+
+/// Freezes the settings.
+///
+/// # Errors
+/// [`Error::Usage`] for an unknown profile, a missing model, a missing or
+/// unusable address.
+pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Config, Error> {
+    let name = cli
+        .profile
+        .or_else(|| environment("GPTPIPE_PROFILE"))
+        .or(file.profile)
+        .unwrap_or_else(|| profile::DEFAULT.to_owned());
+    let mut profile = profile::find(&name, &file.profiles, environment)?;
+    if let Some(base_url) = cli.base_url.or_else(|| environment("GPTPIPE_BASE_URL")) {
+        // Whether another server wants a key is for it to say.
+        profile.needs_key &= profile.base_url.as_ref() == Some(&base_url);
+        profile.base_url = Some(base_url);
+    }
+    let model = cli
+        .model
+        .or_else(|| environment("GPTPIPE_MODEL"))
+        .or(file.model)
+        .or_else(|| profile.model.clone());
+    let Some(model) = model.filter(|model| !model.is_empty()) else {
+        return Err(Error::usage_hint(
+            format!("no model is named, and the profile `{name}` has no usual one"),
+            "name one with `-m`, GPTPIPE_MODEL or `model` in the configuration file",
+        ));
+    };
+    let key = environment("GPTPIPE_API_KEY")
+        .or_else(|| profile.key_env.as_deref().and_then(environment))
+        .and_then(Secret::new);
+    // A field of the command line replaces the profile's of the same name.
+    let mut params = std::mem::take(&mut profile.params);
+    params.extend(cli.param);
+    let is_live = match (cli.live, cli.whole) {
+        (true, _) => Some(true),
+        (_, true) => Some(false),
+        _ => None,
+    };
+    Ok(Config {
+        api: cli.api.unwrap_or(profile.api),
+        profile,
+        model,
+        key,
+        system: cli.system.or(file.system),
+        params,
+        max_output_tokens: cli.max_output_tokens.or(file.max_output_tokens),
+        chunk_tokens: cli
+            .chunk_tokens
+            .or(file.chunk_tokens)
+            .or(NonZeroUsize::new(CHUNK_TOKENS))
+            .unwrap_or(NonZeroUsize::MIN),
+        by: cli.by.or(file.by).unwrap_or(By::Sentence),
+        context: cli.context.or(file.context).unwrap_or(0),
+        flush_after: cli.flush_after.or(file.flush_after),
+        jobs: cli
+            .jobs
+            .or(file.jobs)
+            .or(NonZeroUsize::new(JOBS))
+            .unwrap_or(NonZeroUsize::MIN),
+        timeout: cli.timeout.or(file.timeout).unwrap_or(TIMEOUT),
+        join: cli.join.or(file.join).unwrap_or(Join::Source),
+        is_live,
+        is_quiet: cli.quiet,
+        is_verbose: cli.verbose,
+        progress: cli.progress.or(file.progress).unwrap_or(ProgressMode::Auto),
+    })
+}
