@@ -1,0 +1,23 @@
+//! The tests of the program as its users meet it: the real binary, real sockets, real terminals.
+//! One test binary, a room for each promise.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod harness; // runs the binary and judges how it ended; seeds and folders of a test
+mod proxy; // HTTP and SOCKS proxies on loopback
+mod server; // a scripted OpenAI-compatible server on loopback, with every fault a real one has
+
+mod api; // what is sent, what is understood: bodies of both APIs, recorded answers, connections
+mod demo; // --demo: the whole path without key, network or home
+mod docs; // help and README say the same
+mod fault; // each fault of a server: status, message, and what is on stdout all the same
+mod filter; // bytes in, bytes out: encodings, files, operands
+mod key; // the key is where it belongs and nowhere else
+mod laws; // what holds for every input: nothing is lost, every chunk fits
+mod layout; // the import law of the sources
+mod order; // output order, requests in flight, memory
+mod pipes; // readers that leave, full disks, signals
+mod settings; // flags, environment, configuration file
+mod transport; // TLS, HTTP/2, proxies, redirects
+mod tty; // terminals on any of the three streams
