@@ -43,11 +43,14 @@ fn sources() -> Vec<Source> {
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
+            // Files that hold nothing but tests, declared as such in their room.
+            if path.ends_with("tests") {
+                continue;
+            }
             if path.is_dir() {
                 folders.push(path);
                 continue;
             }
-            // Files that hold nothing but tests, declared as such in their room.
             if path.extension().is_none_or(|extension| extension != "rs")
                 || path.ends_with("tests.rs")
             {
