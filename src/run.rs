@@ -204,6 +204,7 @@ async fn ask(
         writer: &mut writer,
         reporter: &mut reporter,
         tally: &mut tally,
+        pending: String::new(),
     };
     let mapped = tokio::select! {
         biased;

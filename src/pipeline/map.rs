@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use futures::{Stream, StreamExt as _};
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -37,6 +37,9 @@ const WINDOW_FACTOR: usize = 8;
 
 /// The narrowest window, so that few jobs are not held back sooner than many.
 const WINDOW_MIN: usize = 64;
+
+/// Bytes of ready text that are handed over even if more is ready.
+const GATHERED: usize = 64 * 1024;
 
 /// Time between two looks at how far things are, while somebody watches.
 const TICK: Duration = Duration::from_millis(100);
@@ -80,6 +83,8 @@ pub struct Map<'a> {
     pub reporter: &'a mut Reporter,
     /// How far the run is; it stays right when the run is dropped.
     pub tally: &'a mut Tally,
+    /// Text that is written with what is ready after it; empty at first.
+    pub pending: String,
 }
 
 /// A chunk on its way, in its place in the order.
@@ -130,31 +135,44 @@ impl Map<'_> {
                 .borrow()
                 .front()
                 .map(|showing: &Showing| Arc::clone(&showing.live));
-            let item = tokio::select! {
-                biased;
-                failure = self.writer.failed() => return Err(failure),
-                item = items.next() => item,
-                _ = tick.tick(), if self.reporter.progress.is_shown() => continue,
-                () = head_grown(head.as_deref(), &grown) => {
-                    // It leaves its place only while it is shown: its item has not come yet.
-                    let head = shown.borrow_mut().pop_front();
-                    if let Some(mut showing) = head {
-                        self.show(&mut showing).await?;
-                        shown.borrow_mut().push_front(showing);
+            // What is ready together goes out together, so that a short reply and its line end are
+            // one write and stay whole beside those of other processes.
+            let ready = items.next().now_or_never();
+            if ready.is_none() || self.pending.len() >= GATHERED {
+                self.flush().await?;
+            }
+            let item = if let Some(item) = ready {
+                item
+            } else {
+                tokio::select! {
+                    biased;
+                    failure = self.writer.failed() => return Err(failure),
+                    item = items.next() => item,
+                    _ = tick.tick(), if self.reporter.progress.is_shown() => continue,
+                    () = head_grown(head.as_deref(), &grown) => {
+                        // It leaves its place only while it is shown: its item has not come yet.
+                        let head = shown.borrow_mut().pop_front();
+                        if let Some(mut showing) = head {
+                            self.show(&mut showing);
+                            shown.borrow_mut().push_front(showing);
+                        }
+                        continue;
                     }
-                    continue;
                 }
             };
             let Some(item) = item else {
-                return Ok(());
+                return self.flush().await;
             };
             match item {
                 Item::Gap(gap) => {
                     let mut out = String::new();
                     self.formatter.gap(&gap, &mut out);
-                    self.write(out).await?;
+                    self.write(&out);
                 }
-                Item::Error(error) => return Err(error),
+                Item::Error(error) => {
+                    self.flush().await?;
+                    return Err(error);
+                }
                 Item::Reply(place, outcome) => {
                     let showing = shown.borrow_mut().pop_front();
                     self.reply(place, *outcome, showing, options).await?;
@@ -259,7 +277,7 @@ impl Map<'_> {
     }
 
     /// Shows what has come of the head since the last time.
-    async fn show(&mut self, showing: &mut Showing) -> Result<(), Error> {
+    fn show(&mut self, showing: &mut Showing) {
         let text = showing.live.take();
         let mut out = String::new();
         if !showing.has_begun {
@@ -267,7 +285,7 @@ impl Map<'_> {
             self.formatter.gap(&showing.place.gap, &mut out);
         }
         self.formatter.text(&text, &mut out);
-        self.write(out).await
+        self.write(&out);
     }
 
     /// Writes a reply, or as much of it as is not shown yet.
@@ -295,8 +313,9 @@ impl Map<'_> {
             Err(failure) => {
                 if showing.is_some_and(|showing| showing.has_begun) && !self.formatter.ends_line() {
                     // What was shown of it stays; the message goes on a line of its own.
-                    self.write("\n".to_owned()).await?;
+                    self.write("\n");
                 }
+                self.flush().await?;
                 return Err(place.failed(&failure));
             }
         };
@@ -314,7 +333,7 @@ impl Map<'_> {
         }
         let mut out = String::new();
         if let Some(mut showing) = showing {
-            self.show(&mut showing).await?;
+            self.show(&mut showing);
         } else {
             out.reserve(place.gap.len() + reply.text.len() + 1);
             self.formatter.gap(&place.gap, &mut out);
@@ -322,16 +341,22 @@ impl Map<'_> {
         }
         self.formatter.end(&mut out);
         self.formatter.gap(&place.tail, &mut out);
-        self.write(out).await?;
+        self.write(&out);
         self.tally.written += 1;
         Ok(())
     }
 
-    async fn write(&mut self, out: String) -> Result<(), Error> {
-        if !out.is_empty() {
-            self.reporter.progress.before_output();
+    /// Takes text to be written with what is ready after it.
+    fn write(&mut self, out: &str) {
+        self.pending.push_str(out);
+    }
+
+    async fn flush(&mut self) -> Result<(), Error> {
+        if self.pending.is_empty() {
+            return Ok(());
         }
-        self.writer.write(out).await
+        self.reporter.progress.before_output();
+        self.writer.write(std::mem::take(&mut self.pending)).await
     }
 }
 
