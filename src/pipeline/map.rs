@@ -21,6 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::api::client::Client;
 use crate::api::failure::{Failure, Kind};
+use crate::api::reply::Reply;
 use crate::api::request::Template;
 use crate::error::Error;
 use crate::input::reader::Piece;
@@ -53,6 +54,13 @@ pub struct MapOptions {
     pub is_live: bool,
     /// Whether a reply that reached its length limit is written: the user set the limit.
     pub keeps_cut: bool,
+}
+
+impl MapOptions {
+    /// Whether a failed request's reply is written all the same, and the run goes on.
+    fn keeps(self, failure: &Failure) -> bool {
+        self.keeps_cut && failure.kind == Kind::Length && failure.partial.is_some()
+    }
 }
 
 /// How far a run came.
@@ -261,7 +269,10 @@ impl Map<'_> {
                             }
                         })
                         .await;
-                    if result.is_err() {
+                    if result
+                        .as_ref()
+                        .is_err_and(|failure| !options.keeps(failure))
+                    {
                         // What comes after it will not be written: ask for nothing more.
                         is_over.store(true, Ordering::Relaxed);
                     }
@@ -298,17 +309,16 @@ impl Map<'_> {
     ) -> Result<(), Error> {
         let reply = match result {
             Ok(reply) => reply,
-            Err(Failure {
-                kind: Kind::Length,
-                partial: Some(partial),
-                ..
-            }) if options.keeps_cut => {
+            Err(mut failure) if options.keeps(&failure) => {
                 self.tally.cut += 1;
                 self.reporter.warning(&format!(
                     "{}: the reply was cut at --max-output-tokens",
                     place.name()
                 ));
-                *partial
+                failure
+                    .partial
+                    .take()
+                    .map_or_else(Reply::default, |cut| *cut)
             }
             Err(failure) => {
                 if showing.is_some_and(|showing| showing.has_begun) && !self.formatter.ends_line() {
