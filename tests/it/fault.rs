@@ -452,3 +452,28 @@ fn a_reply_cut_at_the_users_own_limit_is_written_and_counted() {
         "chunk 2 (bytes 4-7, line 2 of standard input): the reply was cut at --max-output-tokens",
     );
 }
+
+/// More chunks than are in flight: one that was cut at the user's own limit is written, and those
+/// behind it are asked about all the same.
+#[test]
+fn a_reply_cut_at_the_users_limit_does_not_end_the_run() {
+    let server = Server::start(|request| request.stream().delta(&request.text).finish("length"));
+    let text: String = (0..20).map(|number| format!("{number}\n")).collect();
+    gptpipe()
+        .ask(&server)
+        .args([
+            "p",
+            "-b",
+            "line",
+            "-j",
+            "2",
+            "-q",
+            "--max-output-tokens",
+            "5",
+        ])
+        .input(&text)
+        .run()
+        .status(1)
+        .stdout(&text);
+    assert_eq!(server.calls(), 20);
+}
