@@ -4,6 +4,7 @@ mod block;
 mod boundary;
 pub mod chunk;
 pub mod chunker;
+pub mod halve;
 mod meter;
 mod pretoken;
 pub mod reader;
