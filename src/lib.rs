@@ -16,6 +16,7 @@ pub mod input;
 pub mod output;
 pub mod pipeline;
 pub mod report;
+pub mod store;
 
 pub mod demo;
 pub mod secret;

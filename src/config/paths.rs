@@ -11,3 +11,10 @@ pub fn config_file() -> Option<PathBuf> {
     let strategy = etcetera::choose_base_strategy().ok()?;
     Some(strategy.config_dir().join("gptpipe").join("config.toml"))
 }
+
+/// The file of remembered replies, if this user has a home; it need not exist.
+#[must_use]
+pub fn cache_file() -> Option<PathBuf> {
+    let strategy = etcetera::choose_base_strategy().ok()?;
+    Some(strategy.cache_dir().join("gptpipe").join("cache.db"))
+}

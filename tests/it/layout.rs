@@ -7,18 +7,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms in the order of the flow; each may use those before it.
-const ORDER: [&str; 15] = [
+const ORDER: [&str; 17] = [
     "error",
     "interrupt",
     "secret",
     "input",
     "api",
+    "store",
     "output",
     "report",
     "pipeline",
     "demo",
     "cli",
     "config",
+    "command",
     "run",
     "lib",
     "main",
