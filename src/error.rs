@@ -101,6 +101,8 @@ pub enum Error {
         signal: i32,
         /// What is already on standard output.
         written: String,
+        /// Whether running again goes on from there.
+        is_remembered: bool,
     },
     /// The system refused something that every run needs.
     System {
@@ -161,6 +163,10 @@ impl Error {
                 "the first operand is the prompt, the others are files; nothing was sent"
                     .to_owned(),
             ),
+            Self::Interrupted {
+                is_remembered: true,
+                ..
+            } => Some("whole replies are remembered: run again to go on from here".to_owned()),
             Self::NoInput { .. }
             | Self::Output(_)
             | Self::ReaderLeft

@@ -13,6 +13,7 @@ pub mod config;
 
 pub mod api;
 pub mod input;
+pub mod limit;
 pub mod output;
 pub mod pipeline;
 pub mod report;

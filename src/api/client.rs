@@ -73,6 +73,20 @@ pub struct ClientOptions {
     pub timeout: Duration,
     /// Connections that are kept open.
     pub jobs: usize,
+    /// The header that names a request over all its attempts, where the server takes one
+    /// (draft-ietf-httpapi-idempotency-key-header).
+    pub idempotency_header: Option<String>,
+}
+
+/// A request as it is sent once.
+#[derive(Clone, Debug)]
+pub struct Attempt<'a> {
+    /// What is sent.
+    pub body: Bytes,
+    /// What names the request over all its attempts.
+    pub idempotency_key: Option<&'a str>,
+    /// Whether the connection must be one that was not used before.
+    pub is_fresh: bool,
 }
 
 /// Asks one server.
@@ -87,6 +101,7 @@ pub struct Client {
     end: End,
     key: Option<Secret>,
     timeout: Duration,
+    idempotency_header: Option<HeaderName>,
 }
 
 /// What both HTTP clients are made of.
@@ -150,6 +165,14 @@ impl Client {
         let http = make
             .client(options.jobs)
             .map_err(|error| Error::usage(transport::from_transport(&error).to_string()))?;
+        let idempotency_header = options
+            .idempotency_header
+            .as_deref()
+            .map(|name| {
+                HeaderName::try_from(name)
+                    .map_err(|_| Error::usage(format!("`{name}` is no header")))
+            })
+            .transpose()?;
         Ok(Self {
             http,
             make,
@@ -159,6 +182,7 @@ impl Client {
             end: options.end,
             key: options.key,
             timeout: options.timeout,
+            idempotency_header,
         })
     }
 
@@ -168,35 +192,34 @@ impl Client {
         host(&self.url)
     }
 
-    /// Sends a request and reads the reply; `on_text` gets its text as it comes.
+    /// The address that requests go to.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        self.url.as_str()
+    }
+
+    /// Sends a request once and reads the reply; `on_text` gets its text as it comes.
     ///
     /// # Errors
     /// When no whole reply came.
-    pub async fn ask(&self, body: Vec<u8>, on_text: impl FnMut(&str)) -> Result<Reply, Failure> {
-        let result = self.attempt(Bytes::from(body), on_text).await;
+    pub async fn ask(
+        &self,
+        attempt: Attempt<'_>,
+        on_text: impl FnMut(&str),
+    ) -> Result<Reply, Failure> {
+        let result = self.attempt(attempt, on_text).await;
         result.map_err(|failure| match &self.key {
             Some(key) => failure.without_secret(key.expose()),
             None => failure,
         })
     }
 
-    async fn attempt(&self, body: Bytes, on_text: impl FnMut(&str)) -> Result<Reply, Failure> {
-        let response = match self.send(&self.http, body.clone()).await {
-            // A kept connection may be closed by the server in the moment when it is used
-            // again (RFC 9112, section 9.3.1): nothing of the request was read, so it is sent
-            // once more, on a connection of its own.
-            Err(failure) if failure.kind == Kind::Cut => {
-                let fresh = match self.fresh.get() {
-                    Some(fresh) => fresh,
-                    None => match self.make.client(0) {
-                        Ok(fresh) => self.fresh.get_or_init(|| fresh),
-                        Err(_) => return Err(failure),
-                    },
-                };
-                self.send(fresh, body).await?
-            }
-            other => other?,
-        };
+    async fn attempt(
+        &self,
+        attempt: Attempt<'_>,
+        on_text: impl FnMut(&str),
+    ) -> Result<Reply, Failure> {
+        let response = self.send(attempt).await?;
         let status = response.status().as_u16();
         let header = |name: &str| {
             let value = response.headers().get(name)?;
@@ -226,8 +249,16 @@ impl Client {
         })
     }
 
-    async fn send(&self, http: &reqwest::Client, body: Bytes) -> Result<Response, Failure> {
-        let request = http.post(self.url.clone()).body(body);
+    async fn send(&self, attempt: Attempt<'_>) -> Result<Response, Failure> {
+        let http = if attempt.is_fresh {
+            self.fresh()
+        } else {
+            &self.http
+        };
+        let mut request = http.post(self.url.clone()).body(attempt.body);
+        if let (Some(name), Some(key)) = (&self.idempotency_header, attempt.idempotency_key) {
+            request = request.header(name, key);
+        }
         match timeout(
             self.timeout.saturating_mul(FIRST_BYTE_FACTOR),
             request.send(),
@@ -235,9 +266,22 @@ impl Client {
         .await
         {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(transport::from_transport(&error)),
+            Ok(Err(error)) => {
+                let mut failure = transport::from_transport(&error);
+                if failure.kind == Kind::Cut {
+                    failure.kind = Kind::Closed;
+                }
+                Err(failure)
+            }
             Err(_) => Err(Failure::new(Kind::Timeout(Wait::FirstByte), &self.host())),
         }
+    }
+
+    /// The client whose every request has a connection of its own. Where it cannot be made, the
+    /// other one will have to do.
+    fn fresh(&self) -> &reqwest::Client {
+        self.fresh
+            .get_or_init(|| self.make.client(0).unwrap_or_else(|_| self.http.clone()))
     }
 
     /// Reads a stream of events to the reply's end.

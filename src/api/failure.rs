@@ -27,6 +27,8 @@ pub enum Kind {
     Url,
     /// Nothing came for too long.
     Timeout(Wait),
+    /// The connection ended before the reply began.
+    Closed,
     /// The connection or the stream ended before the reply did.
     Cut,
     /// Success was reported, and then not one event came.
@@ -75,6 +77,8 @@ pub enum Kind {
     DroppedInput,
     /// The server does not accept the request as it is.
     BadRequest,
+    /// Nothing may be sent, and the reply is not remembered.
+    NotCached,
 }
 
 /// What was waited for when time ran out.
@@ -133,6 +137,7 @@ impl Kind {
             Self::Timeout(Wait::Connect) => "no connection in time",
             Self::Timeout(Wait::FirstByte) => "no response in time",
             Self::Timeout(Wait::Idle) => "the reply stalled",
+            Self::Closed => "the server broke off before it answered",
             Self::Cut => "the reply was cut off",
             Self::Empty => "the server sent an empty reply",
             Self::EventError => "the server failed in the middle of the reply",
@@ -157,6 +162,7 @@ impl Kind {
             Self::UnknownFinish => "the reply ended for an unknown reason",
             Self::DroppedInput => "the server dropped part of the text",
             Self::BadRequest => "the server does not accept the request",
+            Self::NotCached => "its reply is not in the cache",
         }
     }
 
@@ -172,6 +178,7 @@ impl Kind {
             | Self::Dns
             | Self::Proxy
             | Self::Timeout(_)
+            | Self::Closed
             | Self::Cut
             | Self::Empty
             | Self::EventError
@@ -188,7 +195,8 @@ impl Kind {
             | Self::ToolCalls
             | Self::UnknownFinish
             | Self::DroppedInput
-            | Self::BadRequest => Verdict::Fatal,
+            | Self::BadRequest
+            | Self::NotCached => Verdict::Fatal,
             Self::Tls
             | Self::Url
             | Self::Quota
@@ -272,6 +280,7 @@ impl Failure {
             Kind::NotFound | Kind::NotApi => "check the base URL: most end in /v1",
             Kind::ContextLength | Kind::TooLarge | Kind::DroppedInput => "try a smaller -c",
             Kind::Length => "try a smaller -c, or a larger --max-output-tokens",
+            Kind::NotCached => "run without --cache-only to ask for it",
             _ => return None,
         })
     }

@@ -51,6 +51,9 @@ pub struct RequestOptions {
 /// Fields that gptpipe writes itself.
 pub const RESERVED: [&str; 5] = ["model", "messages", "input", "instructions", "stream"];
 
+/// Fields that bound a reply; which one, depends on the API and the provider.
+pub const BOUNDS: [&str; 3] = ["max_tokens", "max_completion_tokens", "max_output_tokens"];
+
 /// A request but for its chunk.
 #[derive(Clone, Debug)]
 pub struct Template {
@@ -62,7 +65,8 @@ pub struct Template {
     tail: String,
     /// The user's message, where there is no chunk.
     alone: Option<String>,
-    has_system: bool,
+    /// The system message but for the background; empty for none.
+    system: String,
 }
 
 impl Template {
@@ -133,8 +137,14 @@ impl Template {
             middle,
             tail,
             alone: options.is_prompt_alone.then_some(options.prompt),
-            has_system,
+            system,
         }
+    }
+
+    /// The system message but for the background; empty for none.
+    #[must_use]
+    pub fn system(&self) -> &str {
+        &self.system
     }
 
     /// The body of the request for a chunk; `context` is the text before it.
@@ -145,7 +155,7 @@ impl Template {
         let mut body =
             String::with_capacity(room + text.len() + text.len() / 16 + context.len() + 256);
         body.push_str(&self.head);
-        if self.has_system && !context.is_empty() {
+        if !self.system.is_empty() && !context.is_empty() {
             body.push_str(&escaped(&format!("\n\n{BACKGROUND}\n\n{context}")));
         }
         body.push_str(&self.middle);
@@ -155,7 +165,8 @@ impl Template {
     }
 }
 
-fn system_text(options: &RequestOptions) -> String {
+/// The system message but for the background: the framing, then the prompt.
+pub(super) fn system_text(options: &RequestOptions) -> String {
     let framing = match &options.system {
         Some(text) => text.as_str(),
         None if options.is_prompt_alone => "",

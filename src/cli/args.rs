@@ -14,6 +14,7 @@ use crate::api::event::Api;
 use crate::api::request::Param;
 use crate::input::chunk::By;
 use crate::output::format::Join;
+use crate::pipeline::reorder::OnError;
 use crate::report::progress::ProgressMode;
 
 /// Put a language model into a pipeline: text in, replies out, in order.
@@ -81,6 +82,34 @@ pub struct Cli {
     #[argh(option, arg_name = "DUR", from_str_fn(parse_duration))]
     pub timeout: Option<Duration>,
 
+    /// ask again at most so often when a request fails (5)
+    #[argh(option, arg_name = "N", from_str_fn(parse_retries))]
+    pub retries: Option<u32>,
+
+    /// when a chunk failed for good: stop, skip or keep (stop)
+    #[argh(option, arg_name = "WHAT", from_str_fn(parse_on_error))]
+    pub on_error: Option<OnError>,
+
+    /// neither use remembered replies nor remember any
+    #[argh(switch)]
+    pub no_cache: bool,
+
+    /// ask anew, and remember the replies
+    #[argh(switch)]
+    pub refresh: bool,
+
+    /// send nothing: only remembered replies
+    #[argh(switch)]
+    pub cache_only: bool,
+
+    /// use no reply that is older (24h)
+    #[argh(option, arg_name = "DUR", from_str_fn(parse_duration))]
+    pub cache_ttl: Option<Duration>,
+
+    /// remember in FILE, or only during the run (:memory:)
+    #[argh(option, arg_name = "FILE")]
+    pub cache: Option<String>,
+
     /// put between replies: source, line or blank (source)
     #[argh(option, arg_name = "WHAT", from_str_fn(parse_join))]
     pub join: Option<Join>,
@@ -127,7 +156,13 @@ pub const COMMANDS: [&str; 8] = [
 ];
 
 /// Pairs of switches of which the later one wins.
-pub const OPPOSITES: [[&str; 2]; 2] = [["--live", "--whole"], ["--quiet", "--verbose"]];
+pub const OPPOSITES: [[&str; 2]; 5] = [
+    ["--live", "--whole"],
+    ["--quiet", "--verbose"],
+    ["--no-cache", "--refresh"],
+    ["--no-cache", "--cache-only"],
+    ["--refresh", "--cache-only"],
+];
 
 /// The longest time that an option takes: past it, clocks overflow.
 const MAX_DURATION: Duration = Duration::from_hours(365 * 24);
@@ -199,6 +234,54 @@ pub fn parse_progress(value: &str) -> Result<ProgressMode, String> {
             ("never", ProgressMode::Never),
         ],
     )
+}
+
+/// Reads `--on-error`.
+///
+/// # Errors
+/// The words that it takes.
+pub fn parse_on_error(value: &str) -> Result<OnError, String> {
+    parse_word(
+        value,
+        &[
+            ("stop", OnError::Stop),
+            ("skip", OnError::Skip),
+            ("keep", OnError::Keep),
+        ],
+    )
+}
+
+fn parse_retries(value: &str) -> Result<u32, String> {
+    value
+        .parse()
+        .map_err(|_| "takes a whole number, 0 for none".to_owned())
+}
+
+/// Reads a size: `500MB`, `1GiB`, a bare number is bytes.
+///
+/// # Errors
+/// What a size looks like.
+pub fn parse_size(value: &str) -> Result<u64, String> {
+    let end = value
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(value.len());
+    let (number, unit) = value.split_at(end);
+    let factor: Option<u64> = match unit.trim() {
+        "" | "B" => Some(1),
+        "K" | "KiB" => Some(1 << 10),
+        "M" | "MiB" => Some(1 << 20),
+        "G" | "GiB" => Some(1 << 30),
+        "kB" | "KB" => Some(1_000),
+        "MB" => Some(1_000_000),
+        "GB" => Some(1_000_000_000),
+        _ => None,
+    };
+    number
+        .parse::<u64>()
+        .ok()
+        .zip(factor)
+        .and_then(|(number, factor)| number.checked_mul(factor))
+        .ok_or_else(|| "takes a size with its unit, such as 500MB or 2GiB".to_owned())
 }
 
 fn parse_whole(value: &str) -> Result<usize, String> {

@@ -10,7 +10,7 @@ use argh::{ArgsInfo, FlagInfo, FlagInfoKind};
 use crate::cli::args::Cli;
 
 /// The headings of the options, each with its options in their order.
-pub const GROUPS: [(&str, &[&str]); 5] = [
+pub const GROUPS: [(&str, &[&str]); 6] = [
     ("Prompt", &["--prompt-file", "--null-input", "--system"]),
     (
         "Whom to ask",
@@ -28,7 +28,20 @@ pub const GROUPS: [(&str, &[&str]); 5] = [
         "Where to cut",
         &["--chunk-tokens", "--by", "--context", "--flush-after"],
     ),
-    ("How to run", &["--jobs", "--timeout"]),
+    (
+        "How to run",
+        &["--jobs", "--retries", "--timeout", "--on-error"],
+    ),
+    (
+        "What is remembered",
+        &[
+            "--no-cache",
+            "--refresh",
+            "--cache-only",
+            "--cache-ttl",
+            "--cache",
+        ],
+    ),
     (
         "What to show",
         &[
@@ -47,7 +60,7 @@ pub const GROUPS: [(&str, &[&str]); 5] = [
 /// The exit statuses, in the words of help, man page and README.
 pub const EXIT_STATUSES: [(&str, &str); 11] = [
     ("0", "all replies were written"),
-    ("1", "finished, but a reply was cut by --max-output-tokens"),
+    ("1", "finished, but a chunk failed, was cut or was left out"),
     ("2", "usage or configuration is wrong; nothing was sent"),
     ("65", "the input is not UTF-8 text"),
     ("66", "a FILE cannot be read"),

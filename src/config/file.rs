@@ -15,11 +15,14 @@ use serde::{Deserialize, Deserializer, de};
 use crate::api::client::Auth;
 use crate::api::event::{Api, End};
 use crate::api::request::Param;
-use crate::cli::args::{parse_api, parse_by, parse_duration, parse_join, parse_progress};
+use crate::cli::args::{
+    parse_api, parse_by, parse_duration, parse_join, parse_on_error, parse_progress, parse_size,
+};
 use crate::error::{Error, reason};
 use crate::input::chunk::By;
 use crate::input::token::Encoding;
 use crate::output::format::Join;
+use crate::pipeline::reorder::OnError;
 use crate::report::progress::ProgressMode;
 
 /// The file's contents.
@@ -49,6 +52,14 @@ pub struct File {
     /// When a silent server is given up.
     #[serde(default, deserialize_with = "duration")]
     pub timeout: Option<Duration>,
+    /// Attempts after the first.
+    pub retries: Option<u32>,
+    /// What becomes of a run when a chunk failed for good.
+    #[serde(default, deserialize_with = "on_error")]
+    pub on_error: Option<OnError>,
+    /// What is remembered, and where.
+    #[serde(default)]
+    pub cache: CacheTable,
     /// What stands between replies.
     #[serde(default, deserialize_with = "join")]
     pub join: Option<Join>,
@@ -58,6 +69,22 @@ pub struct File {
     /// The user's profiles, and changes to built-in ones.
     #[serde(default)]
     pub profiles: BTreeMap<String, ProfileTable>,
+}
+
+/// What is remembered, and where.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct CacheTable {
+    /// Whether replies are remembered at all.
+    pub enabled: Option<bool>,
+    /// The file; `:memory:` for none.
+    pub file: Option<String>,
+    /// How old a reply may be.
+    #[serde(default, deserialize_with = "duration")]
+    pub ttl: Option<Duration>,
+    /// How large the file may become, in bytes.
+    #[serde(default, deserialize_with = "size", alias = "max_size")]
+    pub max_size: Option<u64>,
 }
 
 /// One profile of the file: what it says replaces what is built in.
@@ -86,6 +113,8 @@ pub struct ProfileTable {
     pub end: Option<End>,
     /// Whether to ask for token counts at the end of a stream.
     pub usage: Option<bool>,
+    /// The header that names a request over all its attempts, where the server takes one.
+    pub idempotency_header: Option<String>,
     /// Further headers.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
@@ -160,6 +189,14 @@ fn by<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<By>, D::Error
 
 fn api<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Api>, D::Error> {
     word(deserializer, parse_api)
+}
+
+fn on_error<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<OnError>, D::Error> {
+    word(deserializer, parse_on_error)
+}
+
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    word(deserializer, parse_size)
 }
 
 fn join<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Join>, D::Error> {

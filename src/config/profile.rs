@@ -200,6 +200,9 @@ pub struct Profile {
     pub end: End,
     /// Whether to ask for token counts at the end of a stream.
     pub usage: bool,
+    /// The header that names a request over all its attempts. No provider of the table documents one
+    /// for its replies, but gateways do.
+    pub idempotency_header: Option<String>,
     /// Further headers.
     pub headers: Vec<(String, String)>,
     /// Further fields of the request.
@@ -236,6 +239,7 @@ pub fn find(
         token_field: line.token_field.to_owned(),
         end: End::FinishReason,
         usage: line.usage,
+        idempotency_header: None,
         headers: Vec::new(),
         params: Vec::new(),
     };
@@ -263,6 +267,9 @@ pub fn find(
         profile.token_field = table.token_field.clone().unwrap_or(profile.token_field);
         profile.end = table.end.unwrap_or(profile.end);
         profile.usage = table.usage.unwrap_or(profile.usage);
+        profile
+            .idempotency_header
+            .clone_from(&table.idempotency_header);
         profile.headers = table.headers.clone().into_iter().collect();
         profile.params.clone_from(&table.params);
     }

@@ -15,6 +15,7 @@ use crate::config::profile::{self, Environment, Profile};
 use crate::error::Error;
 use crate::input::chunk::By;
 use crate::output::format::Join;
+use crate::pipeline::reorder::OnError;
 use crate::report::progress::ProgressMode;
 use crate::secret::secret::Secret;
 
@@ -26,6 +27,32 @@ const JOBS: usize = 8;
 
 /// Silence after which a server is given up, where nobody says otherwise.
 const TIMEOUT: Duration = Duration::from_mins(2);
+
+/// Attempts after the first, where nobody says otherwise.
+const RETRIES: u32 = 5;
+
+/// How old a remembered reply may be, where nobody says otherwise.
+const CACHE_TTL: Duration = Duration::from_hours(24);
+
+/// How large the cache may become in bytes, where nobody says otherwise.
+const CACHE_SIZE: u64 = 1 << 30;
+
+/// What is remembered, and where.
+#[derive(Debug)]
+pub struct CacheConfig {
+    /// Whether replies are remembered at all.
+    pub is_enabled: bool,
+    /// The file that the user named; `:memory:` for none.
+    pub file: Option<String>,
+    /// How old a reply may be.
+    pub ttl: Duration,
+    /// How large the file may become, in bytes.
+    pub max_bytes: u64,
+    /// Whether replies from before the run are not used.
+    pub is_refresh: bool,
+    /// Whether nothing is sent.
+    pub is_only: bool,
+}
 
 /// What a run does and whom it asks.
 #[derive(Debug)]
@@ -56,6 +83,12 @@ pub struct Config {
     pub jobs: NonZeroUsize,
     /// When a silent server is given up.
     pub timeout: Duration,
+    /// Attempts after the first.
+    pub retries: u32,
+    /// What becomes of the run when a chunk failed for good.
+    pub on_error: OnError,
+    /// What is remembered, and where.
+    pub cache: CacheConfig,
     /// What stands between replies.
     pub join: Join,
     /// Whether to stream the next reply; `None` leaves it to the terminal.
@@ -129,6 +162,21 @@ pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Con
             .or(NonZeroUsize::new(JOBS))
             .unwrap_or(NonZeroUsize::MIN),
         timeout: cli.timeout.or(file.timeout).unwrap_or(TIMEOUT),
+        retries: cli.retries.or(file.retries).unwrap_or(RETRIES),
+        on_error: cli.on_error.or(file.on_error).unwrap_or(OnError::Stop),
+        cache: CacheConfig {
+            // What is asked of the cache on the command line wants it used.
+            is_enabled: !cli.no_cache
+                && (file.cache.enabled.unwrap_or(true)
+                    || cli.refresh
+                    || cli.cache_only
+                    || cli.cache.is_some()),
+            file: cli.cache.or(file.cache.file),
+            ttl: cli.cache_ttl.or(file.cache.ttl).unwrap_or(CACHE_TTL),
+            max_bytes: file.cache.max_size.unwrap_or(CACHE_SIZE),
+            is_refresh: cli.refresh,
+            is_only: cli.cache_only,
+        },
         join: cli.join.or(file.join).unwrap_or(Join::Source),
         is_live,
         is_quiet: cli.quiet,

@@ -5,6 +5,7 @@
 //! source's own is put back.
 
 use crate::output::terminal::visible;
+use crate::output::trim::Trim;
 
 /// What stands between replies.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -32,10 +33,8 @@ pub struct FormatOptions {
 #[derive(Debug)]
 pub struct Formatter {
     options: FormatOptions,
-    /// White space at the end of what came of a reply; it is text only if more follows.
-    held: String,
-    /// Whether the reply has shown anything but white space.
-    has_begun: bool,
+    /// What has come of the current reply.
+    reply: Trim,
     /// Whether a reply has been written at all.
     has_written: bool,
     ends_line: bool,
@@ -47,8 +46,7 @@ impl Formatter {
     pub fn new(options: FormatOptions) -> Self {
         Self {
             options,
-            held: String::new(),
-            has_begun: false,
+            reply: Trim::default(),
             has_written: false,
             ends_line: true,
         }
@@ -63,37 +61,33 @@ impl Formatter {
 
     /// A piece of the current reply.
     pub fn text(&mut self, piece: &str, out: &mut String) {
-        if !self.has_begun {
-            let piece = piece.trim_start();
-            if piece.is_empty() {
-                return;
-            }
-            self.has_begun = true;
+        let had_begun = self.reply.has_begun();
+        let text = self.reply.push(piece);
+        if !had_begun && self.reply.has_begun() {
             if self.options.join == Join::Blank && self.has_written {
                 self.write("\n", out);
             }
             self.has_written = true;
-            return self.text(piece, out);
         }
-        let whole = if self.held.is_empty() {
-            piece.to_owned()
-        } else {
-            std::mem::take(&mut self.held) + piece
-        };
-        let text = whole.trim_end();
-        whole[text.len()..].clone_into(&mut self.held);
         if self.options.is_one_line && text.contains('\n') {
             let line = text.replace("\r\n", " ").replace('\n', " ");
             self.write(&line, out);
         } else {
-            self.write(text, out);
+            self.write(&text, out);
+        }
+    }
+
+    /// What was shown of the current reply does not count: it comes anew, on a line of its own.
+    pub fn restart(&mut self, out: &mut String) {
+        self.reply = Trim::default();
+        if !self.ends_line {
+            self.write("\n", out);
         }
     }
 
     /// The end of the current reply.
     pub fn end(&mut self, out: &mut String) {
-        self.held.clear();
-        let had_text = std::mem::take(&mut self.has_begun);
+        let had_text = std::mem::take(&mut self.reply).has_begun();
         let wants_line_end = match self.options.join {
             Join::Source => false,
             Join::Line => true,

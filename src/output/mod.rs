@@ -2,4 +2,5 @@
 
 pub mod format;
 pub mod terminal;
+pub mod trim;
 pub mod writer;

@@ -1,43 +1,27 @@
 //! The map: every chunk asked about, several at a time, replies in order.
 //!
-//! Each request runs as a task of its own, because futures inside `buffered`
-//! are polled only while somebody asks for the next item: during a slow write
-//! their timers would run out. `buffered` holds the tasks in order, over a
-//! window that is wider than the number of requests in flight, so that a slow
-//! head holds back output and not requests. Permits are taken before the next
-//! chunk is, so memory depends on window and chunk size, never on the input.
+//! It takes what `reorder` gives, in order, and hands it to the writer: what is
+//! ready together in one piece, the head of the order as it comes where somebody
+//! watches. A failure ends the run or is kept in mind for the summary.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::{FutureExt as _, Stream, StreamExt as _};
-use tokio::sync::{Notify, Semaphore, mpsc};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
-use crate::api::client::Client;
-use crate::api::failure::{Failure, Kind};
-use crate::api::reply::Reply;
-use crate::api::request::Template;
+use crate::api::failure::Failure;
+use crate::api::reply::Finish;
 use crate::error::Error;
-use crate::input::reader::Piece;
 use crate::output::format::Formatter;
 use crate::output::writer::Writer;
+use crate::pipeline::ask::{Asker, Traffic, is_hopeless};
 use crate::pipeline::place::Place;
-use crate::pipeline::task::{Live, Outcome, Task};
-use crate::report::message::Reporter;
-use crate::report::progress::Snapshot;
-
-/// Finished replies that may wait for a slow head, as a multiple of the
-/// requests in flight.
-const WINDOW_FACTOR: usize = 8;
-
-/// The narrowest window, so that few jobs are not held back sooner than many.
-const WINDOW_MIN: usize = 64;
+use crate::pipeline::reorder::{Board, Found, Item, MapOptions, OnError, Showing, items};
+use crate::pipeline::task::{Live, Outcome};
+use crate::report::message::Messages;
+use crate::report::progress::{Progress, Snapshot};
 
 /// Bytes of ready text that are handed over even if more is ready.
 const GATHERED: usize = 64 * 1024;
@@ -45,31 +29,25 @@ const GATHERED: usize = 64 * 1024;
 /// Time between two looks at how far things are, while somebody watches.
 const TICK: Duration = Duration::from_millis(100);
 
-/// What a run of the map needs to know.
-#[derive(Clone, Copy, Debug)]
-pub struct MapOptions {
-    /// Requests in flight at most.
-    pub jobs: usize,
-    /// Whether the reply that is next in order is shown as it arrives.
-    pub is_live: bool,
-    /// Whether a reply that reached its length limit is written: the user set the limit.
-    pub keeps_cut: bool,
-}
+/// Time after which the user is told what a run that failed is waiting for.
+const PATIENCE: Duration = Duration::from_secs(1);
 
-impl MapOptions {
-    /// Whether a failed request's reply is written all the same, and the run goes on.
-    fn keeps(self, failure: &Failure) -> bool {
-        self.keeps_cut && failure.kind == Kind::Length && failure.partial.is_some()
-    }
-}
+/// Failed chunks that the summary names one by one.
+const NAMED: usize = 100;
 
 /// How far a run came.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Tally {
     /// Chunks whose replies were handed to the writer.
     pub written: u64,
+    /// Of these, replies that were remembered.
+    pub cached: u64,
     /// Of these, replies that were cut at the user's limit.
     pub cut: u64,
+    /// Chunks that failed for good while the run went on, and why: the first of them.
+    pub failed: Vec<String>,
+    /// How many they are.
+    pub failures: u64,
     /// Chunks that were read.
     pub known: u64,
     /// Tokens that the server counted, in and out.
@@ -79,67 +57,56 @@ pub struct Tally {
 /// The parts that a run works with.
 #[derive(Debug)]
 pub struct Map<'a> {
-    /// Whom to ask.
-    pub client: Arc<Client>,
-    /// The requests but for their chunks.
-    pub template: Arc<Template>,
+    /// Asks.
+    pub asker: Arc<Asker>,
     /// Puts replies together.
     pub formatter: &'a mut Formatter,
     /// Standard output.
     pub writer: &'a mut Writer,
+    /// The line that people watch.
+    pub progress: &'a mut Progress,
     /// Standard error.
-    pub reporter: &'a mut Reporter,
+    pub messages: Messages,
     /// How far the run is; it stays right when the run is dropped.
     pub tally: &'a mut Tally,
     /// Text that is written with what is ready after it; empty at first.
     pub pending: String,
 }
 
-/// A chunk on its way, in its place in the order.
-enum Item {
-    /// White space alone; nothing was asked.
-    Gap(String),
-    /// A chunk's reply.
-    Reply(Place, Box<Outcome>),
-    /// The input ended badly.
-    Error(Error),
-}
-
-/// The head of the order while it is shown live.
-struct Showing {
-    place: Place,
-    live: Arc<Live>,
-    has_begun: bool,
-}
-
 impl Map<'_> {
     /// Asks about every chunk and writes the replies in order.
     ///
     /// # Errors
-    /// The first failure in the order of the input; what stands before it has
-    /// been handed to the writer.
+    /// The first failure in the order of the input that ends the run; what stands before it has
+    /// been handed to the writer, and what was in flight behind it has come to its end, so that it
+    /// is remembered.
     pub async fn run(
         mut self,
-        pieces: mpsc::Receiver<Result<Piece, Error>>,
+        pieces: mpsc::Receiver<Result<Found, Error>>,
         options: MapOptions,
     ) -> Result<(), Error> {
-        let permits = Arc::new(Semaphore::new(options.jobs));
-        let shown = RefCell::new(VecDeque::new());
+        let traffic = Traffic {
+            permits: Arc::new(Semaphore::new(options.jobs)),
+            over: watch::Sender::new(u64::MAX),
+        };
         let grown = Arc::new(Notify::new());
-        let known = RefCell::new((0, false));
-        let items = self.items(pieces, options, &permits, &grown, &shown, &known);
+        let board = Board::default();
+        let items = items(&self.asker, pieces, options, &traffic, &grown, &board);
         let mut items = std::pin::pin!(items);
         let mut tick = tokio::time::interval(TICK);
         loop {
-            self.tally.known = known.borrow().0;
-            self.reporter.progress.update(Snapshot {
+            let (known, is_all_known) = *board.known.borrow();
+            self.tally.known = known;
+            self.progress.update(Snapshot {
                 done: self.tally.written,
-                known: known.borrow().0,
-                is_all_known: known.borrow().1,
-                in_flight: options.jobs - permits.available_permits().min(options.jobs),
+                known,
+                is_all_known,
+                in_flight: options.jobs - traffic.permits.available_permits().min(options.jobs),
+                cached: self.tally.cached,
                 tokens: self.tally.tokens,
             });
-            let head = shown
+            let head = board
+                .shown
                 .borrow()
                 .front()
                 .map(|showing: &Showing| Arc::clone(&showing.live));
@@ -156,13 +123,13 @@ impl Map<'_> {
                     biased;
                     failure = self.writer.failed() => return Err(failure),
                     item = items.next() => item,
-                    _ = tick.tick(), if self.reporter.progress.is_shown() => continue,
+                    _ = tick.tick(), if self.progress.is_shown() => continue,
                     () = head_grown(head.as_deref(), &grown) => {
                         // It leaves its place only while it is shown: its item has not come yet.
-                        let head = shown.borrow_mut().pop_front();
+                        let head = board.shown.borrow_mut().pop_front();
                         if let Some(mut showing) = head {
                             self.show(&mut showing);
-                            shown.borrow_mut().push_front(showing);
+                            board.shown.borrow_mut().push_front(showing);
                         }
                         continue;
                     }
@@ -171,221 +138,141 @@ impl Map<'_> {
             let Some(item) = item else {
                 return self.flush().await;
             };
-            match item {
+            let error = match item {
                 Item::Gap(gap) => {
                     let mut out = String::new();
                     self.formatter.gap(&gap, &mut out);
-                    self.write(&out);
+                    self.pending.push_str(&out);
+                    continue;
                 }
-                Item::Error(error) => {
-                    self.flush().await?;
-                    return Err(error);
+                Item::Error(error) => error,
+                Item::Reply(place, outcome, text) => {
+                    let showing = board.shown.borrow_mut().pop_front();
+                    match self.reply(&place, &outcome, text.as_deref(), showing, options) {
+                        Ok(()) => continue,
+                        Err(error) => error,
+                    }
                 }
-                Item::Reply(place, outcome) => {
-                    let showing = shown.borrow_mut().pop_front();
-                    self.reply(place, *outcome, showing, options).await?;
-                }
+            };
+            self.flush().await?;
+            if self.asker.recall.cache.is_some() {
+                self.drain(items).await;
             }
+            return Err(error);
         }
     }
 
-    /// The replies in the order of their chunks.
-    fn items<'s>(
-        &self,
-        pieces: mpsc::Receiver<Result<Piece, Error>>,
-        options: MapOptions,
-        permits: &Arc<Semaphore>,
-        grown: &Arc<Notify>,
-        shown: &'s RefCell<VecDeque<Showing>>,
-        known: &'s RefCell<(u64, bool)>,
-    ) -> impl Stream<Item = Item> + 's {
-        let (client, template) = (Arc::clone(&self.client), Arc::clone(&self.template));
-        let (permits, grown) = (Arc::clone(permits), Arc::clone(grown));
-        let is_over = Arc::new(AtomicBool::new(false));
-        let window = options.jobs.saturating_mul(WINDOW_FACTOR).max(WINDOW_MIN);
-        let stop = Arc::clone(&is_over);
-        ReceiverStream::new(pieces)
-            .chain(futures::stream::poll_fn(|_| {
-                known.borrow_mut().1 = true;
-                Poll::Ready(None)
-            }))
-            .take_while(move |_| std::future::ready(!stop.load(Ordering::Relaxed)))
-            .then(move |piece| {
-                let permits = Arc::clone(&permits);
-                async move {
-                    let needs_permit = matches!(&piece, Ok(piece) if !piece.chunk.text.is_empty());
-                    // The semaphore is never closed.
-                    let permit = if needs_permit {
-                        permits.acquire_owned().await.ok()
-                    } else {
-                        None
-                    };
-                    (piece, permit)
-                }
-            })
-            .map(move |(piece, permit)| {
-                if is_over.load(Ordering::Relaxed) {
-                    // Behind a failure nothing is written, so nothing is asked for.
-                    return Waiting::Now(None);
-                }
-                let Piece { file, chunk } = match piece {
-                    Err(error) => return Waiting::Now(Some(Item::Error(error))),
-                    Ok(piece) if piece.chunk.text.is_empty() => {
-                        return Waiting::Now(Some(Item::Gap(piece.chunk.gap)));
-                    }
-                    Ok(piece) => piece,
-                };
-                let number = {
-                    let mut known = known.borrow_mut();
-                    known.0 += 1;
-                    known.0
-                };
-                let place = Place {
-                    number,
-                    file,
-                    gap: chunk.gap,
-                    tail: chunk.tail,
-                    offset: chunk.offset,
-                    bytes: chunk.text.len() as u64,
-                    line: chunk.line,
-                };
-                let live = options.is_live.then(|| {
-                    let live = Arc::new(Live::new(&grown));
-                    shown.borrow_mut().push_back(Showing {
-                        place: place.clone(),
-                        live: Arc::clone(&live),
-                        has_begun: false,
-                    });
-                    live
-                });
-                let body = template.body(&chunk.text, &chunk.context);
-                let (client, is_over) = (Arc::clone(&client), Arc::clone(&is_over));
-                let task = tokio::spawn(async move {
-                    let began = Instant::now();
-                    let result = client
-                        .ask(body, |text| {
-                            if let Some(live) = &live {
-                                live.push(text);
-                            }
-                        })
-                        .await;
-                    if result
-                        .as_ref()
-                        .is_err_and(|failure| !options.keeps(failure))
-                    {
-                        // What comes after it will not be written: ask for nothing more.
-                        is_over.store(true, Ordering::Relaxed);
-                    }
-                    drop(permit);
-                    Outcome {
-                        result,
-                        took: began.elapsed(),
-                    }
-                });
-                Waiting::For(place, Task(task))
-            })
-            .buffered(window)
+    /// Waits for what is in flight behind a failure: it is paid for, so it is to be remembered.
+    async fn drain(&self, mut items: Pin<&mut impl Stream<Item = Item>>) {
+        let all = async { while items.next().await.is_some() {} };
+        let mut all = std::pin::pin!(all);
+        if tokio::time::timeout(PATIENCE, all.as_mut()).await.is_err() {
+            self.messages.warning(
+                "a chunk failed; waiting for the replies in flight, so that they need not be paid \
+                 for again (Ctrl-C leaves them)",
+            );
+            all.await;
+        }
     }
 
     /// Shows what has come of the head since the last time.
     fn show(&mut self, showing: &mut Showing) {
-        let text = showing.live.take();
+        let taken = showing.live.take();
         let mut out = String::new();
-        if !showing.has_begun {
-            showing.has_begun = true;
-            self.formatter.gap(&showing.place.gap, &mut out);
+        if taken.is_restarted && std::mem::take(&mut showing.has_begun) {
+            self.formatter.restart(&mut out);
         }
-        self.formatter.text(&text, &mut out);
-        self.write(&out);
+        if !taken.text.is_empty() {
+            if !std::mem::replace(&mut showing.has_begun, true) {
+                self.formatter.gap(&showing.place.gap, &mut out);
+            }
+            self.formatter.text(&taken.text, &mut out);
+        }
+        self.pending.push_str(&out);
     }
 
-    /// Writes a reply, or as much of it as is not shown yet.
-    async fn reply(
+    /// Takes in how a chunk ended: its reply, as much of it as is not shown yet, or what stands in
+    /// its place.
+    fn reply(
         &mut self,
-        place: Place,
-        Outcome { result, took }: Outcome,
+        place: &Place,
+        outcome: &Outcome,
+        text: Option<&str>,
         showing: Option<Showing>,
         options: MapOptions,
     ) -> Result<(), Error> {
-        let reply = match result {
-            Ok(reply) => reply,
-            Err(mut failure) if options.keeps(&failure) => {
-                self.tally.cut += 1;
-                self.reporter.warning(&format!(
-                    "{}: the reply was cut at --max-output-tokens",
-                    place.name()
-                ));
-                failure
-                    .partial
-                    .take()
-                    .map_or_else(Reply::default, |cut| *cut)
-            }
-            Err(failure) => {
-                if showing.is_some_and(|showing| showing.has_begun) && !self.formatter.ends_line() {
-                    // What was shown of it stays; the message goes on a line of its own.
-                    self.write("\n");
-                }
-                self.flush().await?;
-                return Err(place.failed(&failure));
-            }
-        };
-        let usage = reply.usage.unwrap_or_default();
-        self.tally.tokens += usage.prompt_tokens + usage.completion_tokens;
-        if self.reporter.is_verbose {
-            let seconds = took.as_secs_f64();
-            let model = reply.model.as_deref().unwrap_or("the model");
-            self.reporter.note(&format!(
-                "{}: {model} answered in {seconds:.2} s, {} tokens in, {} out",
-                place.name(),
-                usage.prompt_tokens,
-                usage.completion_tokens,
-            ));
-        }
-        let mut out = String::new();
+        let mut has_begun = false;
         if let Some(mut showing) = showing {
             self.show(&mut showing);
-        } else {
-            out.reserve(place.gap.len() + reply.text.len() + 1);
-            self.formatter.gap(&place.gap, &mut out);
-            self.formatter.text(&reply.text, &mut out);
+            has_begun = showing.has_begun;
         }
-        self.formatter.end(&mut out);
-        self.formatter.gap(&place.tail, &mut out);
-        self.write(&out);
-        self.tally.written += 1;
+        let mut out = String::new();
+        match &outcome.result {
+            Ok(reply) => {
+                let usage = reply.usage.unwrap_or_default();
+                if outcome.attempts == 0 {
+                    self.tally.cached += 1;
+                } else {
+                    self.tally.tokens += usage.prompt_tokens + usage.completion_tokens;
+                }
+                if reply.finish == Finish::Length {
+                    self.tally.cut += 1;
+                    self.messages.warning(&format!(
+                        "{}: the reply was cut at --max-output-tokens",
+                        place.name()
+                    ));
+                }
+                if !has_begun {
+                    out.reserve(place.gap.len() + reply.text.len() + 1);
+                    self.formatter.gap(&place.gap, &mut out);
+                    self.formatter.text(&reply.text, &mut out);
+                }
+                self.formatter.end(&mut out);
+                self.formatter.gap(&place.tail, &mut out);
+                self.tally.written += 1;
+            }
+            Err(failure) => {
+                if has_begun {
+                    // What was shown of it stays; what comes next goes on a line of its own.
+                    self.formatter.restart(&mut out);
+                }
+                if options.on_error == OnError::Stop || is_hopeless(failure) {
+                    self.pending.push_str(&out);
+                    return Err(place.failed(failure, outcome.attempts, outcome.took));
+                }
+                self.count(place, failure, outcome);
+                let is_kept = options.on_error == OnError::Keep;
+                if is_kept || options.is_by_line {
+                    if !has_begun {
+                        self.formatter.gap(&place.gap, &mut out);
+                    }
+                    if is_kept {
+                        self.formatter.text(text.unwrap_or_default(), &mut out);
+                    }
+                    self.formatter.end(&mut out);
+                    self.formatter.gap(&place.tail, &mut out);
+                }
+            }
+        }
+        self.pending.push_str(&out);
         Ok(())
     }
 
-    /// Takes text to be written with what is ready after it.
-    fn write(&mut self, out: &str) {
-        self.pending.push_str(out);
+    /// Keeps in mind a chunk that failed, for the summary at the end.
+    fn count(&mut self, place: &Place, failure: &Failure, outcome: &Outcome) {
+        self.tally.failures += 1;
+        if self.tally.failed.len() < NAMED {
+            let why = Place::why(failure, outcome.attempts, outcome.took);
+            self.tally.failed.push(format!("{} {why}", place.name()));
+        }
     }
 
     async fn flush(&mut self) -> Result<(), Error> {
         if self.pending.is_empty() {
             return Ok(());
         }
-        self.reporter.progress.before_output();
+        self.progress.before_output();
         self.writer.write(std::mem::take(&mut self.pending)).await
-    }
-}
-
-/// A place in the order: taken already, or waiting for its reply.
-enum Waiting {
-    Now(Option<Item>),
-    For(Place, Task),
-}
-
-impl Future for Waiting {
-    type Output = Item;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Item> {
-        match &mut *self {
-            Self::Now(item) => Poll::Ready(item.take().unwrap_or(Item::Gap(String::new()))),
-            Self::For(place, task) => Pin::new(task)
-                .poll(context)
-                .map(|outcome| Item::Reply(place.clone(), Box::new(outcome))),
-        }
     }
 }
 

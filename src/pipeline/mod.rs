@@ -1,5 +1,9 @@
 //! The whole path: chunks in, requests in flight, replies out in order.
 
+pub mod ask;
+mod dropped;
 pub mod map;
 mod place;
+pub mod recall;
+pub mod reorder;
 mod task;

@@ -1,8 +1,11 @@
 //! Where a chunk stands: what messages call it, and how its failure ends a run.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::api::failure::{Failure, Verdict};
+use crate::api::retry::PATIENCE;
 use crate::error::{Error, ExitStatus};
 
 /// Where a chunk stands, for messages and for the white space around it.
@@ -38,21 +41,38 @@ impl Place {
         )
     }
 
-    /// The failure as the end of the run.
-    pub(super) fn failed(&self, failure: &Failure) -> Error {
-        let status = match failure.verdict() {
-            Verdict::Transient => ExitStatus::Temporary,
-            Verdict::Fatal => ExitStatus::Failed,
-            Verdict::FatalForAll => ExitStatus::Hopeless,
+    /// Why the chunk failed, after how many attempts.
+    pub(super) fn why(failure: &Failure, attempts: u32, took: Duration) -> String {
+        let tried = match attempts {
+            0 | 1 => String::new(),
+            attempts => format!(" after {attempts} attempts in {} s", took.as_secs()),
         };
         let id = failure
             .request_id
             .as_ref()
             .map(|id| format!(" (request {id})"))
             .unwrap_or_default();
+        format!("failed{tried}: {failure}{id}")
+    }
+
+    /// The failure as the end of the run.
+    pub(super) fn failed(&self, failure: &Failure, attempts: u32, took: Duration) -> Error {
+        let status = match failure.verdict() {
+            Verdict::Transient => ExitStatus::Temporary,
+            Verdict::Fatal => ExitStatus::Failed,
+            Verdict::FatalForAll => ExitStatus::Hopeless,
+        };
+        let mut message = format!("{} {}", self.name(), Self::why(failure, attempts, took));
+        if let Some(wait) = failure.retry_after.filter(|wait| *wait > PATIENCE) {
+            let _ = write!(
+                message,
+                "; the server asks to wait {}",
+                humantime::format_duration(Duration::from_secs(wait.as_secs()))
+            );
+        }
         Error::Request {
             status,
-            message: format!("{} failed: {failure}{id}", self.name()),
+            message,
             hint: failure.hint().map(str::to_owned),
         }
     }

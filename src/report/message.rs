@@ -8,32 +8,47 @@ use std::io::{self, Write as _};
 
 use crate::error::Error;
 use crate::output::terminal::visible;
-use crate::report::progress::Progress;
+use crate::report::progress::Curtain;
 
-/// Where messages go, with the progress line out of their way.
-#[derive(Debug)]
-pub struct Reporter {
-    /// The line that people watch.
-    pub progress: Progress,
+/// Writes messages while a run goes on, with the progress line out of their way.
+#[derive(Clone, Debug)]
+pub struct Messages {
+    /// Lifts the line that people watch.
+    pub curtain: Curtain,
     /// Warnings are left out.
     pub is_quiet: bool,
     /// Notes are written.
     pub is_verbose: bool,
 }
 
-impl Reporter {
+impl Messages {
     /// Something is not as it should be, and the run goes on.
     pub fn warning(&self, text: &str) {
         if !self.is_quiet {
-            self.progress.suspend(|| print("warning: ", text));
+            self.curtain.suspend(|| print("warning: ", text));
         }
     }
 
     /// Something that `-v` asks to be told.
     pub fn note(&self, text: &str) {
         if self.is_verbose {
-            self.progress.suspend(|| print("", text));
+            self.curtain.suspend(|| print("", text));
         }
+    }
+
+    /// What failed in a run that went on to its end: a sentence, a line for each chunk, and what
+    /// can be done. It is told also with `-q`, as errors are.
+    pub fn summary(&self, text: &str, lines: &[String], hint: Option<&str>) {
+        self.curtain.suspend(|| {
+            print("", text);
+            let mut stderr = io::stderr();
+            for line in lines {
+                let _ = writeln!(stderr, "  {}", visible(line));
+            }
+            if let Some(hint) = hint {
+                let _ = writeln!(stderr, "hint: {}", visible(hint));
+            }
+        });
     }
 }
 

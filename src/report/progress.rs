@@ -40,6 +40,8 @@ pub struct Snapshot {
     pub is_all_known: bool,
     /// Requests in flight.
     pub in_flight: usize,
+    /// Replies that came out of the cache.
+    pub cached: u64,
     /// Tokens that the server counted, in and out.
     pub tokens: u64,
 }
@@ -49,6 +51,20 @@ const LOG_EVERY: Duration = Duration::from_secs(5);
 
 /// Time between two frames of the spinner.
 const TICK: Duration = Duration::from_millis(120);
+
+/// Lifts the line for the time of a message.
+#[derive(Clone, Debug)]
+pub struct Curtain(Option<ProgressBar>);
+
+impl Curtain {
+    /// Runs `print` with the line out of the way; one that was cleared does not come back.
+    pub fn suspend(&self, print: impl FnOnce()) {
+        match &self.0 {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+}
 
 /// Shows how far a run is.
 #[derive(Debug)]
@@ -130,11 +146,12 @@ impl Progress {
         }
     }
 
-    /// Runs `print` with the line out of the way.
-    pub fn suspend(&self, print: impl FnOnce()) {
+    /// What lifts the line for whoever writes beside it.
+    #[must_use]
+    pub fn curtain(&self) -> Curtain {
         match &self.shown {
-            Shown::Bar(bar) => bar.suspend(print),
-            Shown::Nothing | Shown::Lines { .. } => print(),
+            Shown::Bar(bar) => Curtain(Some(bar.clone())),
+            Shown::Nothing | Shown::Lines { .. } => Curtain(None),
         }
     }
 
@@ -167,10 +184,14 @@ fn line(snapshot: Snapshot, elapsed: Duration) -> String {
         known,
         is_all_known,
         in_flight,
+        cached,
         tokens,
     } = snapshot;
     let more = if is_all_known { "" } else { "+" };
     let mut text = format!("{done}/{known}{more} chunks, {in_flight} in flight");
+    if cached > 0 {
+        let _ = write!(text, ", {cached} cached");
+    }
     if tokens > 0 {
         let _ = write!(text, ", {} tokens", count(tokens));
     }
@@ -206,17 +227,19 @@ mod tests {
             known: 9,
             is_all_known: false,
             in_flight: 4,
+            cached: 2,
             tokens: 12_345,
         };
         assert_eq!(
             line(snapshot, Duration::from_secs(62)),
-            "3/9+ chunks, 4 in flight, 12k tokens, 1:02, 0.0 chunks/s"
+            "3/9+ chunks, 4 in flight, 2 cached, 12k tokens, 1:02, 0.0 chunks/s"
         );
         let all = Snapshot {
             done: 9,
             is_all_known: true,
             tokens: 0,
             in_flight: 0,
+            cached: 0,
             ..snapshot
         };
         assert_eq!(

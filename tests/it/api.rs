@@ -556,6 +556,7 @@ fn what_real_servers_sent_is_understood() {
         let run = gptpipe()
             .ask(&server)
             .args(["p", "--timeout", "500ms"])
+            .once()
             .args(cut)
             .input("text")
             .run();

@@ -21,7 +21,8 @@ fn second_of_three(fault: impl Fn(&Request) -> Answer + Send + Sync + 'static) -
     });
     let run = gptpipe()
         .ask(&server)
-        .args(["p", "-b", "line", "-j", "1", "--timeout", "500ms"]);
+        .args(["p", "-b", "line", "-j", "1", "--timeout", "500ms"])
+        .args(["--retries", "0"]);
     let outcome = run.input("one\ntwo\nthree\n").run();
     outcome.stdout_between("one", "one\n").one_message();
     outcome.says("chunk 2 (bytes 4-7, line 2 of standard input) failed: ");
@@ -41,10 +42,10 @@ fn second_of_three(fault: impl Fn(&Request) -> Answer + Send + Sync + 'static) -
 fn broken_connections_are_passing_faults() {
     second_of_three(|_| Answer::nothing().reset())
         .status(75)
-        .says("the reply was cut off");
+        .says("the server broke off before it answered");
     second_of_three(|_| Answer::nothing().close())
         .status(75)
-        .says("the reply was cut off");
+        .says("the server broke off before it answered");
     second_of_three(|request| request.stream().reset())
         .status(75)
         .says("the reply was cut off");
@@ -63,7 +64,7 @@ fn broken_connections_are_passing_faults() {
     .says("the reply was cut off");
     second_of_three(|_| Answer::raw("HTTP/1.1 200"))
         .status(75)
-        .says("the reply was cut off");
+        .says("the server broke off before it answered");
 }
 
 #[test]
@@ -255,7 +256,7 @@ fn the_responses_api_fails_the_same_way() {
         let server = Server::start(answer);
         let run = gptpipe()
             .ask(&server)
-            .args(["p", "--api", "responses"])
+            .args(["p", "--api", "responses", "--retries", "0"])
             .input("text\n")
             .run();
         run.stdout("").one_message();
@@ -300,7 +301,7 @@ fn nobody_listens() {
     let url = format!("http://{}/v1", listener.local_addr().unwrap());
     drop(listener);
     let run = gptpipe()
-        .args(["p", "--base-url", &url])
+        .args(["p", "--base-url", &url, "--retries", "0"])
         .input("text\n")
         .run();
     run.status(75)
@@ -378,7 +379,7 @@ fn what_was_shown_live_ends_before_the_message() {
     let server = Server::start(|request| request.stream().delta("Half a rep").reset());
     let run = gptpipe()
         .ask(&server)
-        .args(["p", "--live"])
+        .args(["p", "--live", "--retries", "0"])
         .input("text\n")
         .run();
     run.status(75).one_message();

@@ -192,6 +192,7 @@ fn files_are_read_in_their_order() {
         .arg("-")
         .arg(&two)
         .arg(&one)
+        .forgetful()
         .input("Second.\n\n")
         .run()
         .ok()
@@ -453,6 +454,7 @@ fn a_slow_reader_gets_everything() {
     let text = "Some text that is said again. ".repeat(20_000);
     let mut run = gptpipe()
         .ask(&server)
+        .forgetful()
         .args(["p", "-c", "500"])
         .input(&text)
         .start_unread();

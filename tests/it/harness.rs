@@ -76,6 +76,16 @@ impl Gptpipe {
         self
     }
 
+    /// No request is sent a second time.
+    pub(crate) fn once(self) -> Self {
+        self.args(["--retries", "0"])
+    }
+
+    /// The same text is asked about each time that it comes.
+    pub(crate) fn forgetful(self) -> Self {
+        self.arg("--no-cache")
+    }
+
     pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.variables
             .push((name.into(), value.as_ref().to_owned()));

@@ -74,6 +74,7 @@ fn a_key_is_sent_in_its_header_and_shown_nowhere() {
                     .ask(&server)
                     .env("GPTPIPE_API_KEY", key)
                     .arg("p")
+                    .once()
                     .args(verbosity);
                 let run = run.input("A text.\n").run();
                 run.must(!run.stderr.contains(key), "the key must not be shown");

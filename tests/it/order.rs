@@ -142,6 +142,7 @@ fn what_nobody_reads_is_not_asked_for_without_end() {
     let paragraph = "A paragraph of a certain length, said again and again. ".repeat(40) + "\n\n";
     let mut run = gptpipe()
         .ask(&server)
+        .forgetful()
         .args(["p", "-c", "500"])
         .hold_input()
         .start_unread();
@@ -208,6 +209,7 @@ fn peak_memory(bytes: usize) -> u64 {
     let pieces = bytes / piece.len();
     let mut run = gptpipe()
         .ask(&server)
+        .forgetful()
         .args(["p", "-c", "1000"])
         .hold_input()
         .start_unread();

@@ -64,6 +64,7 @@ fn a_reader_that_leaves_while_much_is_written() {
     let text = "Many words that nobody will read to their end. ".repeat(50_000);
     let mut run = gptpipe()
         .ask(&server)
+        .forgetful()
         .args(["p", "-c", "200"])
         .input(&text)
         .start_unread();
@@ -200,6 +201,7 @@ fn a_signal_while_nobody_reads_the_output() {
     let text = "Many words that nobody will read at all. ".repeat(20_000);
     let run = gptpipe()
         .ask(&server)
+        .forgetful()
         .args(["p", "-c", "500"])
         .input(&text)
         .start_unread();

@@ -41,6 +41,16 @@ impl Request {
             .map(|(_, value)| value.as_str())
     }
 
+    /// Bytes of all messages; what they make in tokens is never more.
+    fn bytes(&self) -> usize {
+        let content = |message: &Value| message["content"].as_str().map_or(0, str::len);
+        let messages = self.body["messages"]
+            .as_array()
+            .or(self.body["input"].as_array());
+        let instructions = self.body["instructions"].as_str().map_or(0, str::len);
+        instructions + messages.into_iter().flatten().map(content).sum::<usize>()
+    }
+
     fn is_chat(&self) -> bool {
         !self.path.ends_with("/responses")
     }
@@ -54,6 +64,7 @@ impl Request {
             "Content-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n",
         );
         answer.wants_usage = self.body["stream_options"]["include_usage"] == true;
+        answer.prompt_tokens = self.bytes();
         answer
     }
 
@@ -105,6 +116,7 @@ pub(crate) struct Answer {
     is_chat: bool,
     is_chunked: bool,
     wants_usage: bool,
+    prompt_tokens: usize,
     line_end: &'static str,
     text: String,
 }
@@ -116,6 +128,7 @@ impl Answer {
             is_chat,
             is_chunked: false,
             wants_usage: false,
+            prompt_tokens: 0,
             line_end: "\n",
             text: String::new(),
         }
@@ -178,6 +191,12 @@ impl Answer {
         self.steps.push(Step::Bytes(all));
     }
 
+    /// What the server says of the prompt's tokens.
+    pub(crate) fn counted(mut self, prompt_tokens: usize) -> Self {
+        self.prompt_tokens = prompt_tokens;
+        self
+    }
+
     /// A piece of a body, framed as it has to be.
     pub(crate) fn body(mut self, bytes: impl AsRef<[u8]>) -> Self {
         let bytes = bytes.as_ref();
@@ -231,7 +250,10 @@ impl Answer {
                 .to_string(),
             );
             if self.wants_usage {
-                let usage = json!({"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12});
+                let prompt = self.prompt_tokens;
+                let usage = json!({
+                    "prompt_tokens": prompt, "completion_tokens": 5, "total_tokens": prompt + 5,
+                });
                 let event =
                     json!({"id": "chatcmpl-1", "model": "test", "choices": [], "usage": usage});
                 events.push(event.to_string());
@@ -248,7 +270,10 @@ impl Answer {
                 "id": "resp_1", "object": "response", "model": "test", "status": status,
                 "incomplete_details": details,
                 "output": [{"type": "message", "role": "assistant", "content": content}],
-                "usage": {"input_tokens": 7, "output_tokens": 5, "total_tokens": 12},
+                "usage": {
+                    "input_tokens": self.prompt_tokens, "output_tokens": 5,
+                    "total_tokens": self.prompt_tokens + 5,
+                },
             });
             let event = json!({"type": format!("response.{status}"), "response": response});
             events.push(event.to_string());

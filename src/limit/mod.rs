@@ -1,0 +1,3 @@
+//! When a request may be sent.
+
+pub mod gate;

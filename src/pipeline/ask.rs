@@ -1,0 +1,435 @@
+//! One chunk: from its text to its reply, whatever it takes.
+//!
+//! What is remembered is not asked for. What fails for now is asked for again,
+//! after a wait and through the gate that all requests pass. What is too long is
+//! asked about in halves. A whole reply is remembered before anybody gets to see
+//! the end of it.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::api::client::{Attempt, Client};
+use crate::api::failure::{Failure, Kind, Verdict};
+use crate::api::reply::{Finish, Reply};
+use crate::api::request::Template;
+use crate::api::retry::{Next, PATIENCE, Retry};
+use crate::input::halve::halve;
+use crate::input::token::TokenCounter;
+use crate::limit::gate::Gate;
+use crate::output::trim::Trim;
+use crate::pipeline::dropped::check_input;
+use crate::pipeline::place::Place;
+use crate::pipeline::recall::{Halves, Recall, join};
+use crate::pipeline::task::{Live, Outcome};
+use crate::report::message::Messages;
+use crate::store::cache::{Cache, Entry, Key};
+
+/// A wait that the user is told of though nobody asked.
+const LONG_WAIT: Duration = Duration::from_secs(5);
+
+/// How one chunk is asked about.
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a rule of its own")]
+pub struct AskOptions {
+    /// Attempts after the first.
+    pub max_retries: u32,
+    /// Whether a reply that reached its length limit is taken as it is: the user set the limit.
+    pub keeps_cut: bool,
+    /// Whether nothing is sent at all.
+    pub is_cache_only: bool,
+    /// Whether what was shown of a reply may be shown anew: on a terminal.
+    pub can_restart: bool,
+    /// Whether every failure ends the run.
+    pub stops: bool,
+}
+
+/// What all requests of a run share.
+#[derive(Debug)]
+pub struct Asker {
+    /// Whom to ask.
+    pub client: Client,
+    /// The requests but for their chunks.
+    pub template: Template,
+    /// What is remembered.
+    pub recall: Recall,
+    /// Closed while the server wants to be left alone.
+    pub gate: Gate,
+    /// Counts what the server should count.
+    pub counter: Mutex<TokenCounter>,
+    /// Standard error.
+    pub messages: Messages,
+    /// How to go about it.
+    pub options: AskOptions,
+}
+
+/// A chunk to be asked about.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) place: Place,
+    pub(super) text: String,
+    pub(super) context: String,
+    pub(super) key: Key,
+}
+
+/// What the tasks of a run share besides.
+#[derive(Clone, Debug)]
+pub(super) struct Traffic {
+    /// Requests in flight at most.
+    pub(super) permits: Arc<Semaphore>,
+    /// The number of the first chunk that ended the run: what comes after it need not be asked for.
+    pub(super) over: watch::Sender<u64>,
+}
+
+impl Asker {
+    /// Whether a failure ends the run.
+    pub(super) fn ends_run(&self, failure: &Failure) -> bool {
+        self.options.stops || is_hopeless(failure)
+    }
+
+    /// Asks about a chunk until there is a reply or no hope of one.
+    pub(super) async fn answer(
+        self: Arc<Self>,
+        work: Work,
+        permit: OwnedSemaphorePermit,
+        traffic: Traffic,
+        live: Option<Arc<Live>>,
+    ) -> Outcome {
+        let began = Instant::now();
+        let mut asking = Asking {
+            asker: &self,
+            place: &work.place,
+            traffic: &traffic,
+            permit: Some(permit),
+            live: live.as_deref(),
+            streams: true,
+            attempts: 0,
+        };
+        let result = asking
+            .text(work.key, &work.text, &work.context, &mut None)
+            .await;
+        let attempts = asking.attempts;
+        if let Err(failure) = &result
+            && self.ends_run(failure)
+        {
+            let number = work.place.number;
+            traffic.over.send_if_modified(|first| {
+                let is_first = number < *first;
+                *first = number.min(*first);
+                is_first
+            });
+        }
+        Outcome {
+            result,
+            attempts,
+            took: began.elapsed(),
+        }
+    }
+}
+
+/// Whether every other request would fail too, or would have to wait too long.
+pub(super) fn is_hopeless(failure: &Failure) -> bool {
+    match failure.verdict() {
+        Verdict::FatalForAll => true,
+        Verdict::Transient => failure.retry_after.is_some_and(|wait| wait > PATIENCE),
+        Verdict::Fatal => false,
+    }
+}
+
+/// One chunk while it is asked about.
+struct Asking<'a> {
+    asker: &'a Asker,
+    place: &'a Place,
+    traffic: &'a Traffic,
+    /// Held while a request is in flight, and not while nothing is.
+    permit: Option<OwnedSemaphorePermit>,
+    live: Option<&'a Live>,
+    /// Whether what comes is shown. Not any more once a part of something longer began anew: the
+    /// parts before it would be missing.
+    streams: bool,
+    attempts: u32,
+}
+
+impl Asking<'_> {
+    /// The reply to a text. With `trim`, what is shown live is part of something longer.
+    fn text<'s>(
+        &'s mut self,
+        key: Key,
+        text: &'s str,
+        context: &'s str,
+        trim: &'s mut Option<Trim>,
+    ) -> BoxFuture<'s, Result<Reply, Failure>> {
+        Box::pin(async move {
+            match self.asker.recall.entry(&key) {
+                Some(Entry::Reply(reply)) => {
+                    self.show(&reply.text, trim);
+                    return Ok(reply);
+                }
+                Some(Entry::Split { end, start }) => {
+                    if let Some(halves) = Halves::of(text, context, end, start) {
+                        return self.halves(halves).await;
+                    }
+                }
+                None => {}
+            }
+            self.tell_trouble();
+            if self.asker.options.is_cache_only {
+                return Err(Failure::new(Kind::NotCached, ""));
+            }
+            let failure = match self.attempts(&key, text, context, trim).await {
+                Ok(reply) => {
+                    if matches!(reply.finish, Finish::Stop | Finish::Done) {
+                        self.remember(key, Entry::Reply(reply.clone())).await;
+                    }
+                    return Ok(reply);
+                }
+                Err(failure) => failure,
+            };
+            if !failure.kind.is_too_long() || self.is_pointless() {
+                return Err(failure);
+            }
+            let halves = halve(text).and_then(|(end, start)| {
+                Some((end, start, Halves::of(text, context, end, start)?))
+            });
+            let Some((end, start, halves)) = halves else {
+                return Err(failure);
+            };
+            if !self.restart(trim.is_some()) {
+                return Err(failure);
+            }
+            self.asker.messages.note(&format!(
+                "{}: {}; asking about it in two parts",
+                self.place.name(),
+                failure.kind.phrase()
+            ));
+            self.remember(key, Entry::Split { end, start }).await;
+            self.halves(halves).await
+        })
+    }
+
+    /// The reply to a text from its halves, one after the other: the first that fails spares the
+    /// other.
+    async fn halves(&mut self, halves: Halves<'_>) -> Result<Reply, Failure> {
+        let mut replies = [Reply::default(), Reply::default()];
+        let parts = [(halves.left, ""), (halves.right, halves.gap)];
+        for (((text, context), gap), place) in parts.into_iter().zip(&mut replies) {
+            self.show(gap, &mut None);
+            let key = self.asker.recall.key(text, &context);
+            let mut trim = Some(Trim::default());
+            *place = self.text(key, text, &context, &mut trim).await?;
+        }
+        let [left, right] = &replies;
+        Ok(join(left, halves.gap, right))
+    }
+
+    /// Sends a request until it is answered or given up.
+    async fn attempts(
+        &mut self,
+        key: &Key,
+        text: &str,
+        context: &str,
+        trim: &mut Option<Trim>,
+    ) -> Result<Reply, Failure> {
+        let body = Bytes::from(self.asker.template.body(text, context));
+        let name = format!("gptpipe-{:032x}", fastrand::u128(..));
+        let mut retry = Retry::new(self.asker.options.max_retries);
+        let mut is_fresh = false;
+        loop {
+            if !self.ready().await {
+                return Err(Failure::new(Kind::Busy, "the run ended before it was sent"));
+            }
+            // Another process may have been faster while this one waited.
+            if retry.attempts() > 0
+                && let Some(Entry::Reply(reply)) = self.asker.recall.entry(key)
+            {
+                self.show(&reply.text, trim);
+                return Ok(reply);
+            }
+            let began = Instant::now();
+            let attempt = Attempt {
+                body: body.clone(),
+                idempotency_key: Some(&name),
+                is_fresh,
+            };
+            let result = self
+                .asker
+                .client
+                .ask(attempt, |piece| self.show(piece, trim))
+                .await;
+            self.attempts += 1;
+            let sent = [self.asker.template.system(), context, text];
+            let result = result.and_then(|reply| check_input(reply, sent, &self.asker.counter));
+            let failure = match result {
+                Ok(reply) => {
+                    self.tell_success(&reply, began.elapsed());
+                    return Ok(reply);
+                }
+                Err(failure) => failure,
+            };
+            if failure.kind == Kind::Length
+                && self.asker.options.keeps_cut
+                && let Some(cut) = failure.partial
+            {
+                self.tell_success(&cut, began.elapsed());
+                return Ok(*cut);
+            }
+            let next = retry.next(&failure, fastrand::f64());
+            self.tell_failure(&failure, began.elapsed(), next);
+            let Next::Again(wait) = next else {
+                return Err(failure);
+            };
+            if self.is_pointless() || !self.restart(trim.is_some()) {
+                return Err(failure);
+            }
+            *trim = trim.as_ref().map(|_| Trim::default());
+            self.permit = None;
+            is_fresh = failure.kind == Kind::Closed;
+            if self.asker.closes_gate(&failure, wait) {
+                continue;
+            }
+            if !self.unless_over(tokio::time::sleep(wait)).await {
+                return Err(failure);
+            }
+        }
+    }
+
+    /// Waits for the gate and for a permit; says whether it is still worth it.
+    async fn ready(&mut self) -> bool {
+        let asker = self.asker;
+        if !self.unless_over(asker.gate.pass(fastrand::f64())).await {
+            return false;
+        }
+        if self.permit.is_none() {
+            let permits = Arc::clone(&self.traffic.permits);
+            let mut permit = None;
+            // The semaphore is never closed.
+            let acquired = async { permit = permits.acquire_owned().await.ok() };
+            if !self.unless_over(acquired).await {
+                return false;
+            }
+            self.permit = permit;
+            // It may have been closed while this one waited for its turn.
+            return self.unless_over(asker.gate.pass(fastrand::f64())).await;
+        }
+        true
+    }
+
+    /// Waits, but not longer than it is worth it; says whether it still is.
+    async fn unless_over(&self, wait: impl Future<Output = ()>) -> bool {
+        let mut over = self.traffic.over.subscribe();
+        tokio::select! {
+            biased;
+            _ = over.wait_for(|first| *first < self.place.number) => false,
+            () = wait => true,
+        }
+    }
+
+    /// Whether a chunk before this one ended the run.
+    fn is_pointless(&self) -> bool {
+        *self.traffic.over.borrow() < self.place.number
+    }
+
+    /// Hands text to whoever watches.
+    fn show(&self, text: &str, trim: &mut Option<Trim>) {
+        if let Some(live) = self.live.filter(|_| self.streams) {
+            match trim {
+                Some(trim) => live.push(&trim.push(text)),
+                None => live.push(text),
+            }
+        }
+    }
+
+    /// Takes back what was shown of the chunk's reply, as far as it can be; says whether it can.
+    fn restart(&mut self, is_part: bool) -> bool {
+        let Some(live) = self.live else {
+            return true;
+        };
+        self.streams &= !is_part;
+        if !live.is_shown() {
+            live.restart();
+            return true;
+        }
+        if self.asker.options.can_restart {
+            self.asker.messages.warning(&format!(
+                "{}: the reply broke off after its beginning was shown; it is shown anew",
+                self.place.name()
+            ));
+            live.restart();
+        }
+        self.asker.options.can_restart
+    }
+
+    async fn remember(&self, key: Key, entry: Entry) {
+        if let Some(cache) = &self.asker.recall.cache {
+            cache.store(key, entry).await;
+            self.tell_trouble();
+        }
+    }
+
+    fn tell_trouble(&self) {
+        let cache = self.asker.recall.cache.as_ref();
+        if let Some(trouble) = cache.and_then(Cache::take_trouble) {
+            self.asker.messages.warning(&trouble);
+        }
+    }
+
+    fn tell_success(&self, reply: &Reply, took: Duration) {
+        if !self.asker.messages.is_verbose {
+            return;
+        }
+        let usage = reply.usage.unwrap_or_default();
+        self.asker.messages.note(&format!(
+            "{}: {} answered in {:.2} s, {} tokens in, {} out{}",
+            self.place.name(),
+            reply.model.as_deref().unwrap_or("the model"),
+            took.as_secs_f64(),
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            match self.attempts {
+                0 | 1 => String::new(),
+                attempt => format!(", attempt {attempt}"),
+            }
+        ));
+    }
+
+    fn tell_failure(&self, failure: &Failure, took: Duration, next: Next) {
+        if !self.asker.messages.is_verbose {
+            return;
+        }
+        let next = match next {
+            Next::Again(wait) => format!("again in {:.1} s", wait.as_secs_f64()),
+            Next::GiveUp => "given up".to_owned(),
+            Next::TooLong(wait) => {
+                format!("given up, as the server asks to wait {} s", wait.as_secs())
+            }
+        };
+        self.asker.messages.note(&format!(
+            "{}: attempt {} failed after {:.2} s: {failure}; {next}",
+            self.place.name(),
+            self.attempts,
+            took.as_secs_f64(),
+        ));
+    }
+}
+
+impl Asker {
+    /// Closes the gate where one failure speaks for all requests; says whether it did.
+    fn closes_gate(&self, failure: &Failure, wait: Duration) -> bool {
+        let speaks_for_all = match failure.kind {
+            Kind::RateLimit => true,
+            Kind::Overloaded => failure.retry_after.is_some(),
+            _ => false,
+        };
+        if speaks_for_all && self.gate.close(wait) && wait >= LONG_WAIT {
+            self.messages.warning(&format!(
+                "{}; all requests wait {} s",
+                failure.kind.phrase(),
+                wait.as_secs()
+            ));
+        }
+        speaks_for_all
+    }
+}

@@ -1,0 +1,266 @@
+//! The order of the chunks, whatever finishes first.
+//!
+//! Each chunk is asked about by a task of its own, because futures inside
+//! `buffered` are polled only while somebody asks for the next item: during a
+//! slow write their timers would run out. `buffered` holds the tasks in order,
+//! over a window that is wider than the number of requests in flight, so that a
+//! slow head holds back output and not requests. Permits are taken before the
+//! next chunk is, so memory depends on window and chunk size, never on the
+//! input.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::future::{Shared, WeakShared};
+use futures::{FutureExt as _, Stream, StreamExt as _};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::api::reply::Reply;
+use crate::error::Error;
+use crate::input::reader::Piece;
+use crate::pipeline::ask::{Asker, Traffic, Work};
+use crate::pipeline::place::Place;
+use crate::pipeline::recall::Recall;
+use crate::pipeline::task::{Live, Outcome, Task};
+use crate::store::cache::Key;
+
+/// Finished replies that may wait for a slow head, as a multiple of the
+/// requests in flight.
+const WINDOW_FACTOR: usize = 8;
+
+/// The narrowest window, so that few jobs are not held back sooner than many.
+const WINDOW_MIN: usize = 64;
+
+/// What becomes of a run when a chunk failed for good.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum OnError {
+    /// It ends.
+    Stop,
+    /// The chunk is left out.
+    Skip,
+    /// The chunk's own text takes the place of its reply.
+    Keep,
+}
+
+/// What a run of the map needs to know.
+#[derive(Clone, Copy, Debug)]
+pub struct MapOptions {
+    /// Requests in flight at most.
+    pub jobs: usize,
+    /// Whether the reply that is next in order is shown as it arrives.
+    pub is_live: bool,
+    /// What becomes of chunks that failed.
+    pub on_error: OnError,
+    /// Whether each record has its line in the output, also where there is no reply.
+    pub is_by_line: bool,
+}
+
+/// A piece of the input and what is known about it already.
+#[derive(Debug)]
+pub struct Found {
+    /// The piece.
+    pub piece: Piece,
+    /// What the cache calls it.
+    pub key: Key,
+    /// Its reply, where it is remembered.
+    pub reply: Option<Reply>,
+}
+
+impl Found {
+    /// Looks a piece up; done where it is cut, away from the runtime.
+    #[must_use]
+    pub fn look_up(piece: Piece, recall: &Recall) -> Self {
+        let (text, context) = (&piece.chunk.text, &piece.chunk.context);
+        let key = recall.key(text, context);
+        let reply = if text.is_empty() {
+            None
+        } else {
+            recall.whole(&key, text, context)
+        };
+        Self { piece, key, reply }
+    }
+}
+
+/// A chunk on its way, in its place in the order.
+pub(super) enum Item {
+    /// White space alone; nothing was asked.
+    Gap(String),
+    /// A chunk that is done with, its text where that may have to take the reply's place.
+    Reply(Box<Place>, Arc<Outcome>, Option<String>),
+    /// The input ended badly.
+    Error(Error),
+}
+
+/// The head of the order while it is shown live.
+pub(super) struct Showing {
+    pub(super) place: Place,
+    pub(super) live: Arc<Live>,
+    pub(super) has_begun: bool,
+}
+
+/// What the stream of items and the loop that takes them both look at.
+#[derive(Default)]
+pub(super) struct Board {
+    /// Chunks that may be shown live, in order.
+    pub(super) shown: RefCell<VecDeque<Showing>>,
+    /// How many chunks were read, and whether that is all.
+    pub(super) known: RefCell<(u64, bool)>,
+    /// Who asks about which text, so that the same is asked only once.
+    asked: RefCell<HashMap<Key, WeakShared<Task>>>,
+}
+
+/// The chunks in their order, each when it is done with.
+pub(super) fn items<'s>(
+    asker: &Arc<Asker>,
+    pieces: mpsc::Receiver<Result<Found, Error>>,
+    options: MapOptions,
+    traffic: &Traffic,
+    grown: &Arc<Notify>,
+    board: &'s Board,
+) -> impl Stream<Item = Item> + 's {
+    let over = traffic.over.subscribe();
+    let window = options.jobs.saturating_mul(WINDOW_FACTOR).max(WINDOW_MIN);
+    let clerk = Rc::new(Clerk {
+        asker: Arc::clone(asker),
+        options,
+        traffic: traffic.clone(),
+        grown: Arc::clone(grown),
+        board,
+        window,
+    });
+    ReceiverStream::new(pieces)
+        .chain(futures::stream::poll_fn(|_| {
+            board.known.borrow_mut().1 = true;
+            Poll::Ready(None)
+        }))
+        // Behind a failure nothing is written, so nothing is asked for.
+        .take_while(move |_| std::future::ready(*over.borrow() == u64::MAX))
+        .then(move |found| Rc::clone(&clerk).place(found))
+        .buffered(window)
+}
+
+/// Gives every chunk its place in the order.
+struct Clerk<'s> {
+    asker: Arc<Asker>,
+    options: MapOptions,
+    traffic: Traffic,
+    grown: Arc<Notify>,
+    board: &'s Board,
+    window: usize,
+}
+
+impl Clerk<'_> {
+    /// Puts a chunk into its place, and has it asked about if that is needed: then not before there
+    /// is a permit for it.
+    async fn place(self: Rc<Self>, found: Result<Found, Error>) -> Waiting {
+        let (piece, key, reply) = match found {
+            Ok(Found { piece, key, reply }) => (piece, key, reply),
+            Err(error) => return Waiting::Now(Some(Item::Error(error))),
+        };
+        let chunk = piece.chunk;
+        if chunk.text.is_empty() {
+            return Waiting::Now(Some(Item::Gap(chunk.gap)));
+        }
+        let number = {
+            let mut known = self.board.known.borrow_mut();
+            known.0 += 1;
+            known.0
+        };
+        let place = Place {
+            number,
+            file: piece.file,
+            gap: chunk.gap,
+            tail: chunk.tail,
+            offset: chunk.offset,
+            bytes: chunk.text.len() as u64,
+            line: chunk.line,
+        };
+        let live = self.options.is_live.then(|| self.show(&place));
+        if let Some(reply) = reply {
+            let outcome = Arc::new(Outcome::remembered(reply));
+            return Waiting::Now(Some(Item::Reply(Box::new(place), outcome, None)));
+        }
+        let kept = (self.options.on_error == OnError::Keep).then(|| chunk.text.clone());
+        if let Some(task) = self.same(&key) {
+            return Waiting::For(Box::new(place), task, kept);
+        }
+        let Some(permit) = self.permit(number).await else {
+            return Waiting::Now(None);
+        };
+        let work = Work {
+            place: place.clone(),
+            text: chunk.text,
+            context: chunk.context,
+            key,
+        };
+        let answer = Arc::clone(&self.asker).answer(work, permit, self.traffic.clone(), live);
+        let task = Task(tokio::spawn(answer)).shared();
+        self.enter(key, &task);
+        Waiting::For(Box::new(place), task, kept)
+    }
+
+    /// Gives a chunk its turn among those that may be shown. Each has one, also if nothing of it
+    /// will be shown, so that only the head of the order ever is.
+    fn show(&self, place: &Place) -> Arc<Live> {
+        let live = Arc::new(Live::new(&self.grown));
+        self.board.shown.borrow_mut().push_back(Showing {
+            place: place.clone(),
+            live: Arc::clone(&live),
+            has_begun: false,
+        });
+        live
+    }
+
+    /// The task that asks about the same text already. Who wants nothing remembered wants it asked
+    /// each time.
+    fn same(&self, key: &Key) -> Option<Shared<Task>> {
+        self.asker.recall.cache.as_ref()?;
+        self.board.asked.borrow().get(key)?.upgrade()
+    }
+
+    /// Waits for a permit; none if a chunk before this one ends the run, whoever has the permits.
+    async fn permit(&self, number: u64) -> Option<OwnedSemaphorePermit> {
+        let mut over = self.traffic.over.subscribe();
+        tokio::select! {
+            biased;
+            _ = over.wait_for(|first| *first < number) => None,
+            // The semaphore is never closed.
+            permit = Arc::clone(&self.traffic.permits).acquire_owned() => permit.ok(),
+        }
+    }
+
+    /// Enters who asks about a text; those that are done with leave now and then.
+    fn enter(&self, key: Key, task: &Shared<Task>) {
+        let mut tasks = self.board.asked.borrow_mut();
+        if tasks.len() > 2 * self.window {
+            tasks.retain(|_, task| task.upgrade().is_some());
+        }
+        if let Some(task) = task.downgrade() {
+            tasks.insert(key, task);
+        }
+    }
+}
+
+/// A place in the order: taken already, or waiting for its reply.
+enum Waiting {
+    Now(Option<Item>),
+    For(Box<Place>, Shared<Task>, Option<String>),
+}
+
+impl Future for Waiting {
+    type Output = Item;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Item> {
+        match &mut *self {
+            Self::Now(item) => Poll::Ready(item.take().unwrap_or(Item::Gap(String::new()))),
+            Self::For(place, task, text) => Pin::new(task)
+                .poll(context)
+                .map(|outcome| Item::Reply(place.clone(), outcome, text.take())),
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The filter: text in, chunks out, replies in order.
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal as _};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::api::identity::Identity;
+use crate::api::request::{FRAMING, Template};
+use crate::cli::args::Cli;
+use crate::config::settings::{self, Config};
+use crate::config::{file, paths};
+use crate::demo::{self, DemoServer, Pace};
+use crate::error::{Error, ExitStatus};
+use crate::input::chunk::By;
+use crate::input::token::{Encoding, TokenCounter};
+use crate::interrupt;
+use crate::limit::gate::Gate;
+use crate::output::format::{FormatOptions, Formatter};
+use crate::output::writer::Writer;
+use crate::pipeline::ask::{AskOptions, Asker};
+use crate::pipeline::map::{Map, Tally};
+use crate::pipeline::recall::Recall;
+use crate::pipeline::reorder::{MapOptions, OnError};
+use crate::report::message::Messages;
+use crate::report::progress::{Progress, Screen};
+use crate::run::parts::{limits_output, open_cache, pieces, whom};
+use crate::run::task::{Task, task};
+
+/// Time that output which is ready gets when the run is interrupted.
+const LAST_WRITE: Duration = Duration::from_millis(500);
+
+/// Runs the filter to its end.
+pub(super) fn filter(cli: Cli, operands: Vec<OsString>) -> Result<ExitStatus, Error> {
+    let is_demo = cli.demo;
+    let (is_null_input, prompt_file) = (cli.null_input, cli.prompt_file.clone());
+    let file = match paths::config_file() {
+        Some(path) => file::read(&path)?,
+        None => file::File::default(),
+    };
+    let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let config = settings::resolve(cli, &environment, file)?;
+    let task = task(prompt_file.as_deref(), is_null_input, operands)?;
+    let screen = Screen {
+        is_stderr_terminal: io::stderr().is_terminal()
+            && environment("TERM").is_none_or(|term| term != "dumb"),
+        is_stdout_terminal: io::stdout().is_terminal(),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::System {
+            what: "start the runtime",
+            source,
+        })?;
+    let result = runtime.block_on(ask(config, task, is_demo, screen));
+    // A name look-up or the like may still be under way on a thread of its own; nobody waits for it.
+    runtime.shutdown_background();
+    result
+}
+
+async fn ask(
+    config: Config,
+    task: Task,
+    is_demo: bool,
+    screen: Screen,
+) -> Result<ExitStatus, Error> {
+    let mut progress = Progress::new(config.progress, config.is_quiet, screen);
+    let messages = Messages {
+        curtain: progress.curtain(),
+        is_quiet: config.is_quiet,
+        is_verbose: config.is_verbose,
+    };
+    let demo = if is_demo {
+        Some(start_demo(config.system.as_deref(), &messages).await?)
+    } else {
+        None
+    };
+    let (client, request) = whom(&config, &task, demo.as_ref())?;
+    let encoding = tell_whom(&config, client.host(), demo.as_ref(), &messages);
+    let memory = open_cache(&config, &messages);
+    // The demo's address is another one each time.
+    let url = if is_demo { "demo" } else { client.url() };
+    let recall = Recall {
+        identity: Identity::new(url, &request),
+        cache: memory.cache.clone(),
+    };
+    let (pieces, cutter) = pieces(&config, task, encoding, recall.clone())?;
+    let asker = Asker {
+        client,
+        template: Template::new(request),
+        recall,
+        gate: Gate::default(),
+        counter: Mutex::new(TokenCounter::new(encoding)),
+        messages: messages.clone(),
+        options: AskOptions {
+            max_retries: config.retries,
+            keeps_cut: limits_output(&config),
+            is_cache_only: config.cache.is_only,
+            can_restart: screen.is_stdout_terminal,
+            stops: config.on_error == OnError::Stop,
+        },
+    };
+    let mut formatter = Formatter::new(FormatOptions {
+        join: config.join,
+        is_one_line: config.by == By::Line,
+        is_terminal: screen.is_stdout_terminal,
+    });
+    let options = MapOptions {
+        jobs: config.jobs.get(),
+        is_live: config.is_live.unwrap_or(screen.is_stdout_terminal),
+        on_error: config.on_error,
+        is_by_line: config.by == By::Line,
+    };
+    let mut writer = Writer::start()?;
+    let mut tally = Tally::default();
+    let map = Map {
+        asker: Arc::new(asker),
+        formatter: &mut formatter,
+        writer: &mut writer,
+        progress: &mut progress,
+        messages: messages.clone(),
+        tally: &mut tally,
+        pending: String::new(),
+    };
+    let mapped = tokio::select! {
+        biased;
+        signal = interrupt::signal() => Err(End::Signal(signal)),
+        result = map.run(pieces, options) => result.map_err(End::Error),
+    };
+    progress.clear();
+    let mut last = String::new();
+    formatter.finish(&mut last);
+    let ended = finish_output(mapped, writer, last, &tally, memory.lasts).await;
+    memory.finish(&messages).await;
+    // A cutter that broke off looks like the end of input; a short output must not pass for a
+    // whole one.
+    if ended.is_ok() && cutter.is_some_and(|cutter| cutter.join().is_err()) {
+        return Err(Error::System {
+            what: "read to the end",
+            source: io::Error::other("the thread that cuts the input broke off"),
+        });
+    }
+    if !matches!(ended, Err(Error::ReaderLeft)) {
+        summarize(&tally, config.on_error, memory.lasts, &messages);
+    }
+    ended?;
+    Ok(if tally.cut + tally.failures > 0 {
+        ExitStatus::Incomplete
+    } else {
+        ExitStatus::Success
+    })
+}
+
+/// Says with `-v` whom is asked; gives the vocabulary that tokens are counted by.
+fn tell_whom(
+    config: &Config,
+    host: String,
+    demo: Option<&DemoServer>,
+    messages: &Messages,
+) -> Encoding {
+    let (encoding, is_own) = config.profile.encoding(&config.model);
+    if demo.is_none() {
+        let nearest = if is_own {
+            ""
+        } else {
+            ", the nearest one to its own"
+        };
+        messages.note(&format!(
+            "asking {} at {host}, profile {}; tokens counted by {encoding:?}{nearest}",
+            config.model, config.profile.name
+        ));
+    }
+    encoding
+}
+
+/// Waits until the output is written, and tells how the run ended.
+async fn finish_output(
+    mapped: Result<(), End>,
+    mut writer: Writer,
+    last: String,
+    tally: &Tally,
+    is_remembered: bool,
+) -> Result<(), Error> {
+    let finished = async {
+        writer.write(last).await?;
+        writer.finish().await
+    };
+    match mapped {
+        Ok(()) => finished.await,
+        // An error of writing itself has no output to wait for.
+        Err(End::Error(error @ (Error::Output(_) | Error::ReaderLeft))) => Err(error),
+        Err(End::Error(error)) => {
+            // What stands before the failure is right and stays.
+            finished.await?;
+            Err(error)
+        }
+        Err(End::Signal(signal)) => {
+            let _ = tokio::time::timeout(LAST_WRITE, finished).await;
+            let (written, known) = (tally.written, tally.known);
+            Err(Error::Interrupted {
+                signal,
+                written: format!(
+                    "{written} of {known} chunks read so far were answered and written"
+                ),
+                is_remembered,
+            })
+        }
+    }
+}
+
+/// Tells which chunks failed while the run went on.
+fn summarize(tally: &Tally, on_error: OnError, is_remembered: bool, messages: &Messages) {
+    if tally.failures == 0 {
+        return;
+    }
+    let instead = match on_error {
+        OnError::Keep => "kept as they were",
+        OnError::Stop | OnError::Skip => "left out",
+    };
+    let mut lines = tally.failed.clone();
+    let untold = tally.failures - lines.len() as u64;
+    if untold > 0 {
+        lines.push(format!("and {untold} more"));
+    }
+    let hint =
+        is_remembered.then_some("what was answered is remembered: run again to send only these");
+    messages.summary(
+        &format!(
+            "{} of {} chunks failed and were {instead}:",
+            tally.failures, tally.known
+        ),
+        &lines,
+        hint,
+    );
+}
+
+/// What ended the map.
+enum End {
+    Error(Error),
+    Signal(i32),
+}
+
+async fn start_demo(system: Option<&str>, messages: &Messages) -> Result<DemoServer, Error> {
+    messages.warning(
+        "--demo: a small program on this machine picks the main sentences; it is no language model",
+    );
+    demo::start(system.unwrap_or(FRAMING), Pace::believable())
+        .await
+        .map_err(|source| Error::System {
+            what: "start the demo server",
+            source,
+        })
+}

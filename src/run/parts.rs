@@ -1,0 +1,238 @@
+//! The parts of a run, made from its settings: whom to ask, what is remembered,
+//! the thread that cuts.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use tokio::sync::mpsc;
+
+use crate::api::client::{Auth, Client, ClientOptions};
+use crate::api::event::Api;
+use crate::api::request::{BOUNDS, RESERVED, RequestOptions};
+use crate::config::paths;
+use crate::config::settings::Config;
+use crate::demo::DemoServer;
+use crate::error::Error;
+use crate::input::chunk::{Chunk, ChunkerOptions};
+use crate::input::reader::{self, Piece};
+use crate::input::token::Encoding;
+use crate::pipeline::recall::Recall;
+use crate::pipeline::reorder::Found;
+use crate::report::message::Messages;
+use crate::run::task::Task;
+use crate::secret::secret::Secret;
+use crate::store::cache::{Cache, CacheOptions, Place};
+
+/// Chunks that are cut ahead of the requests.
+const CUT_AHEAD: usize = 2;
+
+/// What is remembered in memory alone takes no more bytes than this.
+const MEMORY_BYTES: u64 = 16 << 20;
+
+/// Whom to ask, and what the requests have in common.
+pub(super) fn whom(
+    config: &Config,
+    task: &Task,
+    demo: Option<&DemoServer>,
+) -> Result<(Client, RequestOptions), Error> {
+    let profile = &config.profile;
+    if let Some(param) = config
+        .params
+        .iter()
+        .find(|param| RESERVED.contains(&param.name.as_str()))
+    {
+        return Err(Error::usage(format!(
+            "`--param {}`: gptpipe writes this field itself",
+            param.name
+        )));
+    }
+    let (base_url, key) = match demo {
+        Some(demo) => (
+            demo.base_url().to_owned(),
+            Secret::new(demo.key().to_owned()),
+        ),
+        None => (base_url(config)?, config.key.clone()),
+    };
+    if key.is_none() && profile.needs_key && demo.is_none() && !config.cache.is_only {
+        let variable = profile.key_env.as_deref().unwrap_or("GPTPIPE_API_KEY");
+        return Err(Error::usage_hint(
+            format!("there is no key for the profile `{}`", profile.name),
+            format!(
+                "put it into {variable} or GPTPIPE_API_KEY; to try gptpipe without one, use --demo, \
+                 or a server of your own with --base-url or `-P ollama`"
+            ),
+        ));
+    }
+    let client = Client::new(ClientOptions {
+        base_url,
+        api: config.api,
+        end: profile.end,
+        key,
+        auth: if demo.is_some() {
+            Auth::Bearer
+        } else {
+            profile.auth
+        },
+        headers: profile.headers.clone(),
+        timeout: config.timeout,
+        jobs: config.jobs.get(),
+        idempotency_header: profile.idempotency_header.clone(),
+    })?;
+    let token_field = match config.api {
+        Api::Chat => profile.token_field.clone(),
+        Api::Responses => "max_output_tokens".to_owned(),
+    };
+    let request = RequestOptions {
+        api: config.api,
+        model: config.model.clone(),
+        system: config.system.clone(),
+        prompt: task.prompt.clone(),
+        is_prompt_alone: task.sources.is_none(),
+        params: config.params.clone(),
+        max_output: config
+            .max_output_tokens
+            .map(|tokens| (token_field, tokens.get())),
+        wants_usage: profile.usage,
+    };
+    Ok((client, request))
+}
+
+fn base_url(config: &Config) -> Result<String, Error> {
+    config.profile.base_url.clone().ok_or_else(|| {
+        let hint = if config.profile.name == "azure" {
+            "put it into AZURE_OPENAI_ENDPOINT, as in https://RESOURCE.openai.azure.com"
+        } else {
+            "name it with `--base-url`, GPTPIPE_BASE_URL or `base-url` in the configuration file"
+        };
+        Error::usage_hint(
+            format!("the profile `{}` has no address", config.profile.name),
+            hint,
+        )
+    })
+}
+
+/// Whether the user bounds the replies, by option or by parameter.
+pub(super) fn limits_output(config: &Config) -> bool {
+    config.max_output_tokens.is_some()
+        || config
+            .params
+            .iter()
+            .any(|param| BOUNDS.contains(&param.name.as_str()))
+}
+
+/// What is remembered.
+pub(super) struct Memory {
+    /// None: nothing is.
+    pub(super) cache: Option<Cache>,
+    /// Whether another run finds it.
+    pub(super) lasts: bool,
+}
+
+impl Memory {
+    /// Waits until all of it is on its way to the disk.
+    pub(super) async fn finish(&self, messages: &Messages) {
+        if let Some(cache) = &self.cache {
+            cache.finish().await;
+            if let Some(trouble) = cache.take_trouble() {
+                messages.warning(&trouble);
+            }
+        }
+    }
+}
+
+/// Opens what is remembered. Where that cannot be used, replies are remembered for the time of the
+/// run, so that the same text is still asked about only once.
+pub(super) fn open_cache(config: &Config, messages: &Messages) -> Memory {
+    let cache = &config.cache;
+    let open = |place, is_named, max_bytes| {
+        let (cache, warning) = Cache::open(CacheOptions {
+            place,
+            is_named,
+            ttl: cache.ttl,
+            is_refresh: cache.is_refresh,
+            max_bytes,
+        })?;
+        if let Some(warning) = warning {
+            messages.warning(&warning);
+        }
+        Ok(cache)
+    };
+    if !cache.is_enabled {
+        return Memory {
+            cache: None,
+            lasts: false,
+        };
+    }
+    let file = match cache.file.as_deref() {
+        Some(":memory:") => None,
+        Some(file) => Some(file.into()),
+        None => paths::cache_file(),
+    };
+    let opened = match file {
+        Some(file) => open(Place::File(file), cache.file.is_some(), cache.max_bytes),
+        None if cache.file.is_some() => Err(String::new()),
+        None => Err("there is no home folder to remember replies in; going on without".to_owned()),
+    };
+    let lasts = opened.is_ok();
+    let opened = opened.or_else(|warning| {
+        if !warning.is_empty() {
+            messages.warning(&warning);
+        }
+        open(Place::Memory, true, MEMORY_BYTES)
+    });
+    if let Err(warning) = &opened {
+        messages.warning(warning);
+    }
+    Memory {
+        cache: opened.ok(),
+        lasts,
+    }
+}
+
+/// The receiving end of the thread that cuts.
+pub(super) type Pieces = mpsc::Receiver<Result<Found, Error>>;
+
+/// Starts the thread that reads and cuts; without input there is none.
+pub(super) fn pieces(
+    config: &Config,
+    task: Task,
+    encoding: Encoding,
+    recall: Recall,
+) -> Result<(Pieces, Option<JoinHandle<()>>), Error> {
+    let (sender, receiver) = mpsc::channel(CUT_AHEAD);
+    let Some(sources) = task.sources else {
+        let alone = Piece {
+            file: Arc::from(""),
+            chunk: Chunk {
+                text: task.prompt,
+                ..Chunk::default()
+            },
+        };
+        // There is room for one.
+        let _ = sender.try_send(Ok(Found::look_up(alone, &recall)));
+        return Ok((receiver, None));
+    };
+    let options = ChunkerOptions {
+        by: config.by,
+        max_tokens: config.chunk_tokens.get(),
+        encoding,
+        context_tokens: config.context,
+    };
+    let flush_after = config.flush_after;
+    let cutter = thread::Builder::new()
+        .name("cut".to_owned())
+        .spawn(move || {
+            let result = reader::read(sources, &options, flush_after, |piece| {
+                let found = Found::look_up(piece, &recall);
+                sender.blocking_send(Ok(found)).is_ok()
+            });
+            if let Err(error) = result {
+                let _ = sender.blocking_send(Err(error));
+            }
+        })
+        .map_err(|source| Error::System {
+            what: "start a thread",
+            source,
+        })?;
+    Ok((receiver, Some(cutter)))
+}
