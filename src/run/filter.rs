@@ -77,7 +77,7 @@ async fn ask(
         None
     };
     let (client, request) = whom(&config, &task, demo.as_ref())?;
-    let encoding = tell_whom(&config, client.host(), demo.as_ref(), &messages);
+    let encoding = tell_whom(&config, &client.host(), demo.as_ref(), &messages);
     let memory = open_cache(&config, &messages);
     // The demo's address is another one each time.
     let url = if is_demo { "demo" } else { client.url() };
@@ -155,7 +155,7 @@ async fn ask(
 /// Says with `-v` whom is asked; gives the vocabulary that tokens are counted by.
 fn tell_whom(
     config: &Config,
-    host: String,
+    host: &str,
     demo: Option<&DemoServer>,
     messages: &Messages,
 ) -> Encoding {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{Outcome, gptpipe};
+use crate::harness::{Outcome, gptpipe, lines};
 use crate::server::{Answer, Gate, Request, Server};
 
 /// Three records of which the second meets the fault, one at a time.
@@ -459,7 +459,7 @@ fn a_reply_cut_at_the_users_own_limit_is_written_and_counted() {
 #[test]
 fn a_reply_cut_at_the_users_limit_does_not_end_the_run() {
     let server = Server::start(|request| request.stream().delta(&request.text).finish("length"));
-    let text: String = (0..20).map(|number| format!("{number}\n")).collect();
+    let text = lines(20);
     gptpipe()
         .ask(&server)
         .args([
