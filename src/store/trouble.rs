@@ -12,6 +12,9 @@ use rusqlite::{Error, ErrorCode};
 /// What every warning of a cache that cannot be used ends with.
 pub(super) const WITHOUT: &str = "going on without a cache";
 
+/// SQLite's code where a file ends before a page that it should have.
+const SHORT_READ: i32 = rusqlite::ffi::SQLITE_IOERR_SHORT_READ;
+
 /// Why a file cannot be used as the cache.
 #[derive(Debug)]
 pub(super) enum Refusal {
@@ -51,16 +54,20 @@ impl Refusal {
 /// Whether the error says that the file's content is not what it should be.
 pub(super) fn is_damage(error: &Error) -> bool {
     match error {
-        Error::SqliteFailure(error, _) | Error::SqlInputError { error, .. } => matches!(
-            error.code,
-            ErrorCode::DatabaseCorrupt
-                | ErrorCode::NotADatabase
-                // The statements are right, so it is the tables that are wrong.
-                | ErrorCode::Unknown
-                | ErrorCode::ConstraintViolation
-                | ErrorCode::TypeMismatch
-                | ErrorCode::InternalMalfunction
-        ),
+        Error::SqliteFailure(error, _) | Error::SqlInputError { error, .. } => {
+            let is_short = error.extended_code == SHORT_READ;
+            is_short
+                || matches!(
+                    error.code,
+                    ErrorCode::DatabaseCorrupt
+                        | ErrorCode::NotADatabase
+                        // The statements are right, so it is the tables that are wrong.
+                        | ErrorCode::Unknown
+                        | ErrorCode::ConstraintViolation
+                        | ErrorCode::TypeMismatch
+                        | ErrorCode::InternalMalfunction
+                )
+        }
         Error::FromSqlConversionFailure(..)
         | Error::IntegralValueOutOfRange(..)
         | Error::InvalidColumnType(..)
@@ -99,15 +106,18 @@ pub(super) fn reason(error: &Error) -> String {
         };
     };
     let words = match failure.code {
+        _ if is_damage(error) => "it is damaged",
         ErrorCode::DatabaseBusy
         | ErrorCode::DatabaseLocked
         | ErrorCode::FileLockingProtocolFailed => "another process kept it for too long",
         ErrorCode::DiskFull => "the disk is full",
-        ErrorCode::SystemIoFailure => "the system cannot read or write it",
+        ErrorCode::SystemIoFailure => {
+            let code = failure.extended_code;
+            return format!("the system cannot read or write it (code {code} of SQLite)");
+        }
         ErrorCode::ReadOnly => "it is read-only",
         ErrorCode::CannotOpen | ErrorCode::PermissionDenied => "it cannot be opened",
         ErrorCode::OutOfMemory => "there is no memory left",
-        _ if is_damage(error) => "it is damaged",
         _ => return format!("SQLite failed with code {}", failure.extended_code),
     };
     words.to_owned()
