@@ -1,7 +1,7 @@
 //! What is remembered between runs: replies that were paid for.
 //!
-//! One SQLite file holds them, used by many processes at once. `cache` is what a run sees of it.
-//! Beneath it: `writer` commits on a thread of its own, `prune` keeps the file small, `database`
+//! One SQLite file holds them, used by many processes at once. `cache` is what a run sees of it,
+//! `upkeep` what `gptpipe cache` does with it. Beneath them: `writer` commits on a thread of its own, `prune` keeps the file small, `database`
 //! opens and makes it, `damage` sets it aside when it is broken, `file` judges it and its folder as
 //! the system shows them, `entry` and `schema` say what a row is, `trouble` puts into words what
 //! goes wrong. Nothing here ever ends a run.
@@ -16,6 +16,7 @@ mod file;
 mod prune;
 mod schema;
 mod trouble;
+pub mod upkeep;
 mod writer;
 
 #[cfg(test)]

@@ -81,11 +81,11 @@ impl Pages {
 
 /// What was taken away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Pruned {
+pub struct Pruned {
     /// Entries.
-    pub(super) entries: u64,
+    pub entries: u64,
     /// What they took, in bytes.
-    pub(super) bytes: u64,
+    pub bytes: u64,
 }
 
 /// Prunes if nobody did in the last hour.
@@ -170,7 +170,7 @@ pub(super) fn make_room(
 
 /// Gives room back to the system where most of the file is free and it is larger than it may be, as
 /// after the limit was lowered.
-fn shrink(connection: &Connection, limits: Limits) -> rusqlite::Result<()> {
+pub(super) fn shrink(connection: &Connection, limits: Limits) -> rusqlite::Result<()> {
     let pages = Pages::of(connection)?;
     if pages.all > limits.pages && pages.free > pages.used() {
         connection.execute_batch("VACUUM")?;
