@@ -9,6 +9,7 @@ pub mod error;
 pub mod interrupt;
 
 pub mod cli;
+pub mod command;
 pub mod config;
 
 pub mod api;

@@ -1,0 +1,111 @@
+//! `gptpipe cache`: what is remembered, in lines for people and scripts.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::SystemTime;
+
+use crate::error::Error;
+use crate::store::upkeep::{self, Cleared, Pruned, Stats};
+
+/// What the cache holds: lines of a name and a value. Names stay the same and in this order, sizes
+/// are in bytes, times in UTC; `none` where there is no entry.
+///
+/// # Errors
+/// What [`upkeep::stats`] says.
+pub fn stats(path: &Path) -> Result<String, Error> {
+    let Stats {
+        file,
+        entries,
+        splits,
+        bytes,
+        oldest,
+        newest,
+        used,
+    } = upkeep::stats(path)?;
+    Ok(lines(&[
+        ("file", file.display().to_string()),
+        ("entries", entries.to_string()),
+        ("splits", splits.to_string()),
+        ("bytes", bytes.to_string()),
+        ("oldest", time(oldest)),
+        ("newest", time(newest)),
+        ("last-used", time(used)),
+    ]))
+}
+
+/// Takes away what expired and what is more than `max_bytes`, and tells how much that was.
+///
+/// # Errors
+/// What [`upkeep::prune`] says.
+pub fn prune(path: &Path, max_bytes: u64) -> Result<String, Error> {
+    let Pruned { entries, bytes } = upkeep::prune(path, max_bytes)?;
+    Ok(lines(&[
+        ("entries", entries.to_string()),
+        ("bytes", bytes.to_string()),
+    ]))
+}
+
+/// Takes everything away and tells how much that was.
+///
+/// # Errors
+/// What [`upkeep::clear`] says.
+pub fn clear(path: &Path) -> Result<String, Error> {
+    let Cleared {
+        entries,
+        damaged,
+        bytes,
+    } = upkeep::clear(path)?;
+    Ok(lines(&[
+        ("entries", entries.to_string()),
+        ("damaged-files", damaged.to_string()),
+        ("bytes", bytes.to_string()),
+    ]))
+}
+
+/// Names and values in two columns.
+fn lines(pairs: &[(&str, String)]) -> String {
+    let width = pairs.iter().map(|(name, _)| name.len()).max();
+    let width = width.unwrap_or_default() + 2;
+    let mut text = String::new();
+    for (name, value) in pairs {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{name:width$}{value}");
+    }
+    text
+}
+
+fn time(time: Option<SystemTime>) -> String {
+    let mut text = String::new();
+    match time {
+        None => "none".to_owned(),
+        // A year of five digits, from a clock gone mad, cannot be written.
+        Some(time) => match write!(text, "{}", humantime::format_rfc3339_seconds(time)) {
+            Ok(()) => text,
+            Err(_) => "unknown".to_owned(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_file_is_an_empty_cache() {
+        let path = std::env::temp_dir().join("gptpipe-there-is-no-such-file.db");
+        assert_eq!(
+            stats(&path).unwrap(),
+            format!(
+                "file       {}\nentries    0\nsplits     0\nbytes      0\noldest     none\n\
+                 newest     none\nlast-used  none\n",
+                path.display()
+            )
+        );
+        assert_eq!(prune(&path, 1 << 30).unwrap(), "entries  0\nbytes    0\n");
+        assert_eq!(
+            clear(&path).unwrap(),
+            "entries        0\ndamaged-files  0\nbytes          0\n"
+        );
+        assert!(!path.exists());
+    }
+}
