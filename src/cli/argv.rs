@@ -27,7 +27,32 @@ pub enum Typed {
         /// Prompt and files, in their order.
         operands: Vec<OsString>,
     },
+    /// `gptpipe cache`.
+    Cache {
+        /// The options.
+        cli: Box<Cli>,
+        /// What to do with it.
+        action: CacheAction,
+    },
 }
+
+/// What `gptpipe cache` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheAction {
+    /// Tells what is remembered.
+    Stats,
+    /// Takes away what is old or too much.
+    Prune,
+    /// Takes everything away.
+    Clear,
+}
+
+/// The words of `gptpipe cache`.
+const CACHE_ACTIONS: [(&str, CacheAction); 3] = [
+    ("stats", CacheAction::Stats),
+    ("prune", CacheAction::Prune),
+    ("clear", CacheAction::Clear),
+];
 
 /// Sorts the arguments after the program's name.
 ///
@@ -49,6 +74,12 @@ pub fn parse(args: Vec<OsString>) -> Result<Typed, Error> {
         && sorted.may_be_command
         && cli.prompt_file.is_none()
     {
+        if *word == "cache" {
+            return Ok(Typed::Cache {
+                cli: Box::new(cli),
+                action: cache_action(&sorted.operands[1..])?,
+            });
+        }
         return Err(Error::usage_hint(
             format!("`{word}` is the name of a command, and this version does not have it"),
             format!("to use it as a prompt, write `gptpipe -- {word}`"),
@@ -57,6 +88,31 @@ pub fn parse(args: Vec<OsString>) -> Result<Typed, Error> {
     Ok(Typed::Run {
         cli: Box::new(cli),
         operands: sorted.operands,
+    })
+}
+
+/// Reads what stands after `gptpipe cache`.
+fn cache_action(operands: &[OsString]) -> Result<CacheAction, Error> {
+    let [first] = operands else {
+        return match operands.first() {
+            None => Ok(CacheAction::Stats),
+            Some(_) => Err(Error::usage_hint(
+                "`gptpipe cache` takes one word at most",
+                "it is stats, prune or clear; as a prompt, `cache` goes after `--`",
+            )),
+        };
+    };
+    let known = CACHE_ACTIONS
+        .iter()
+        .find(|(word, _)| first == OsStr::new(word));
+    known.map(|(_, action)| *action).ok_or_else(|| {
+        Error::usage_hint(
+            format!(
+                "`gptpipe cache` takes stats, prune or clear, not `{}`",
+                first.to_string_lossy()
+            ),
+            "as a prompt, `cache` goes after `--`, as in `gptpipe -- cache FILE`",
+        )
     })
 }
 
@@ -354,9 +410,31 @@ mod tests {
                 .contains("is not JSON")
         );
         assert_eq!(
-            refusal(&["-q", "cache"]).1,
-            "to use it as a prompt, write `gptpipe -- cache`"
+            refusal(&["-q", "batch"]).1,
+            "to use it as a prompt, write `gptpipe -- batch`"
         );
+        assert_eq!(
+            refusal(&["cache", "notes.txt"]).0,
+            "`gptpipe cache` takes stats, prune or clear, not `notes.txt`"
+        );
+    }
+
+    #[test]
+    fn a_command_is_one_only_as_the_first_operand() {
+        let action = |args: &[&str]| match parse(args.iter().map(OsString::from).collect()) {
+            Ok(Typed::Cache { action, .. }) => Some(action),
+            _ => None,
+        };
+        assert_eq!(action(&["cache"]), Some(CacheAction::Stats));
+        assert_eq!(action(&["-q", "cache", "stats"]), Some(CacheAction::Stats));
+        assert_eq!(
+            action(&["cache", "clear", "--cache=x"]),
+            Some(CacheAction::Clear)
+        );
+        assert_eq!(action(&["cache", "prune"]), Some(CacheAction::Prune));
+        assert_eq!(action(&["--", "cache"]), None);
+        assert_eq!(action(&["summarize", "cache"]), None);
+        assert_eq!(action(&["cache", "stats", "stats"]), None);
     }
 
     #[test]

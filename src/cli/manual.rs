@@ -86,6 +86,7 @@ pub fn help() -> String {
         "gptpipe: put a language model into a pipeline\n\
          \n\
          Usage: gptpipe [OPTIONS] PROMPT [FILE...]\n\
+         \x20      gptpipe cache [stats | prune | clear]\n\
          \n\
          Reads FILEs or standard input (`-`), cuts the text into chunks at sentence ends,\n\
          asks the model about several chunks at a time, and writes the replies in order.\n\

@@ -101,12 +101,29 @@ pub struct Config {
     pub progress: ProgressMode,
 }
 
+/// Settles what is remembered, and where.
+#[must_use]
+pub fn cache(cli: &Cli, file: &File) -> CacheConfig {
+    let table = &file.cache;
+    // What is asked of the cache on the command line wants it used.
+    let is_wanted = cli.refresh || cli.cache_only || cli.cache.is_some();
+    CacheConfig {
+        is_enabled: !cli.no_cache && (is_wanted || table.enabled.unwrap_or(true)),
+        file: cli.cache.clone().or_else(|| table.file.clone()),
+        ttl: cli.cache_ttl.or(table.ttl).unwrap_or(CACHE_TTL),
+        max_bytes: table.max_size.unwrap_or(CACHE_SIZE),
+        is_refresh: cli.refresh,
+        is_only: cli.cache_only,
+    }
+}
+
 /// Freezes the settings.
 ///
 /// # Errors
 /// [`Error::Usage`] for an unknown profile, a missing model, a missing or
 /// unusable address.
 pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Config, Error> {
+    let cache = cache(&cli, &file);
     let name = cli
         .profile
         .or_else(|| environment("GPTPIPE_PROFILE"))
@@ -164,19 +181,7 @@ pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Con
         timeout: cli.timeout.or(file.timeout).unwrap_or(TIMEOUT),
         retries: cli.retries.or(file.retries).unwrap_or(RETRIES),
         on_error: cli.on_error.or(file.on_error).unwrap_or(OnError::Stop),
-        cache: CacheConfig {
-            // What is asked of the cache on the command line wants it used.
-            is_enabled: !cli.no_cache
-                && (file.cache.enabled.unwrap_or(true)
-                    || cli.refresh
-                    || cli.cache_only
-                    || cli.cache.is_some()),
-            file: cli.cache.or(file.cache.file),
-            ttl: cli.cache_ttl.or(file.cache.ttl).unwrap_or(CACHE_TTL),
-            max_bytes: file.cache.max_size.unwrap_or(CACHE_SIZE),
-            is_refresh: cli.refresh,
-            is_only: cli.cache_only,
-        },
+        cache,
         join: cli.join.or(file.join).unwrap_or(Join::Source),
         is_live,
         is_quiet: cli.quiet,

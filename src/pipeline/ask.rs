@@ -5,6 +5,7 @@
 //! asked about in halves. A whole reply is remembered before anybody gets to see
 //! the end of it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,8 @@ pub struct Asker {
     pub counter: Mutex<TokenCounter>,
     /// Standard error.
     pub messages: Messages,
+    /// Whether the user was told that requests fail and are sent again.
+    pub has_told: AtomicBool,
     /// How to go about it.
     pub options: AskOptions,
 }
@@ -396,7 +399,18 @@ impl Asking<'_> {
     }
 
     fn tell_failure(&self, failure: &Failure, took: Duration, next: Next) {
-        if !self.asker.messages.is_verbose {
+        let messages = &self.asker.messages;
+        if !messages.is_verbose {
+            // One that fails again may do so for long, and looks like one that hangs.
+            if self.attempts == 2
+                && matches!(next, Next::Again(_))
+                && !self.asker.has_told.swap(true, Ordering::Relaxed)
+            {
+                messages.warning(&format!(
+                    "{}: {failure}; trying again (-v tells of each attempt)",
+                    self.place.name()
+                ));
+            }
             return;
         }
         let next = match next {
@@ -406,7 +420,7 @@ impl Asking<'_> {
                 format!("given up, as the server asks to wait {} s", wait.as_secs())
             }
         };
-        self.asker.messages.note(&format!(
+        messages.note(&format!(
             "{}: attempt {} failed after {:.2} s: {failure}; {next}",
             self.place.name(),
             self.attempts,

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -34,10 +35,7 @@ const LAST_WRITE: Duration = Duration::from_millis(500);
 pub(super) fn filter(cli: Cli, operands: Vec<OsString>) -> Result<ExitStatus, Error> {
     let is_demo = cli.demo;
     let (is_null_input, prompt_file) = (cli.null_input, cli.prompt_file.clone());
-    let file = match paths::config_file() {
-        Some(path) => file::read(&path)?,
-        None => file::File::default(),
-    };
+    let file = config_file()?;
     let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let config = settings::resolve(cli, &environment, file)?;
     let task = task(prompt_file.as_deref(), is_null_input, operands)?;
@@ -57,6 +55,14 @@ pub(super) fn filter(cli: Cli, operands: Vec<OsString>) -> Result<ExitStatus, Er
     // A name look-up or the like may still be under way on a thread of its own; nobody waits for it.
     runtime.shutdown_background();
     result
+}
+
+/// What the user's configuration file says.
+pub(super) fn config_file() -> Result<file::File, Error> {
+    match paths::config_file() {
+        Some(path) => file::read(&path),
+        None => Ok(file::File::default()),
+    }
 }
 
 async fn ask(
@@ -93,6 +99,7 @@ async fn ask(
         gate: Gate::default(),
         counter: Mutex::new(TokenCounter::new(encoding)),
         messages: messages.clone(),
+        has_told: AtomicBool::new(false),
         options: AskOptions {
             max_retries: config.retries,
             keeps_cut: limits_output(&config),

@@ -8,8 +8,11 @@ mod task;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 
-use crate::cli::argv::{self, Typed};
+use crate::cli::args::Cli;
+use crate::cli::argv::{self, CacheAction, Typed};
 use crate::cli::manual;
+use crate::command;
+use crate::config::{paths, settings};
 use crate::error::{Error, ExitStatus};
 use crate::report::message;
 
@@ -31,7 +34,29 @@ fn dispatch(typed: Typed) -> Result<ExitStatus, Error> {
         Typed::Help => print(&manual::help()),
         Typed::Version => print(concat!("gptpipe ", env!("CARGO_PKG_VERSION"), "\n")),
         Typed::Run { cli, operands } => filter::filter(*cli, operands),
+        Typed::Cache { cli, action } => cache(&cli, action),
     }
+}
+
+/// `gptpipe cache`: it looks at the file that a run with the same options would use.
+fn cache(cli: &Cli, action: CacheAction) -> Result<ExitStatus, Error> {
+    let config = settings::cache(cli, &filter::config_file()?);
+    let file = match config.file.as_deref() {
+        Some(":memory:") => None,
+        Some(file) => Some(file.into()),
+        None => paths::cache_file(),
+    };
+    let Some(file) = file else {
+        return Err(Error::usage_hint(
+            "there is no file in which replies are remembered",
+            "name one with `--cache`",
+        ));
+    };
+    print(&match action {
+        CacheAction::Stats => command::cache::stats(&file)?,
+        CacheAction::Prune => command::cache::prune(&file, config.max_bytes)?,
+        CacheAction::Clear => command::cache::clear(&file)?,
+    })
 }
 
 fn print(text: &str) -> Result<ExitStatus, Error> {
