@@ -130,6 +130,12 @@ impl Gptpipe {
         self
     }
 
+    /// Runs in this home, as runs before it may have.
+    pub(crate) fn at(mut self, home: &Arc<Folder>) -> Self {
+        self.home = Arc::clone(home);
+        self
+    }
+
     /// The home folder, which lives as long as this value and what it runs.
     pub(crate) fn home(&self) -> &Folder {
         &self.home
@@ -307,6 +313,11 @@ impl Running {
         kill_process(self.pid, signal).unwrap();
     }
 
+    /// As [`Running::signal`]; it may be over already.
+    pub(crate) fn try_signal(&self, signal: Signal) {
+        let _ = kill_process(self.pid, signal);
+    }
+
     /// The process that a shell runs in the foreground, once there is one.
     pub(crate) fn child(&self) -> Pid {
         let pid = self.pid.as_raw_nonzero();
@@ -323,6 +334,17 @@ impl Running {
             .find_map(|line| line.strip_prefix("VmHWM:"))
             .unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// Kills it at once; gives what it had written, and whether it was still alive.
+    pub(crate) fn kill(mut self) -> (Vec<u8>, bool) {
+        self.try_signal(Signal::KILL);
+        let status = self.child.wait().unwrap();
+        drop(self.watchdog);
+        for reader in self.readers {
+            reader.join().unwrap();
+        }
+        (self.gathered.now(), status.signal() == Some(9))
     }
 
     /// Ends its input and waits for its end.
@@ -351,7 +373,7 @@ impl Running {
             stderr: String::from_utf8_lossy(&self.errors.now()).into_owned(),
             code: status.code(),
             signal: status.signal(),
-            _home: self.home,
+            home: self.home,
         };
         outcome.must(outcome.signal != Some(9), "it must not hang");
         outcome.must(!outcome.stderr.contains("panicked"), "it must not panic");
@@ -454,10 +476,15 @@ pub(crate) struct Outcome {
     pub(crate) stderr: String,
     pub(crate) code: Option<i32>,
     pub(crate) signal: Option<i32>,
-    _home: Arc<Folder>,
+    home: Arc<Folder>,
 }
 
 impl Outcome {
+    /// The home folder of the run.
+    pub(crate) fn home(&self) -> &Folder {
+        &self.home
+    }
+
     /// Fails with the whole scene.
     #[track_caller]
     pub(crate) fn must(&self, holds: bool, what: &str) -> &Self {
@@ -592,6 +619,11 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
+    /// A home for several runs.
+    pub(crate) fn home() -> Arc<Self> {
+        Arc::new(Self::new())
+    }
+
     pub(crate) fn new() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!(

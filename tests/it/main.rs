@@ -9,6 +9,7 @@ mod proxy; // HTTP and SOCKS proxies on loopback
 mod server; // a scripted OpenAI-compatible server on loopback, with every fault a real one has
 
 mod api; // what is sent, what is understood: bodies of both APIs, recorded answers, connections
+mod cache; // what is remembered: hits, misses, damage, processes side by side
 mod demo; // --demo: the whole path without key, network or home
 mod docs; // help and README say the same
 mod fault; // each fault of a server: status, message, and what is on stdout all the same
@@ -18,6 +19,7 @@ mod laws; // what holds for every input: nothing is lost, every chunk fits
 mod layout; // the import law of the sources
 mod order; // output order, requests in flight, memory
 mod pipes; // readers that leave, full disks, signals
+mod resume; // ends from outside, and running again from there
 mod settings; // flags, environment, configuration file
 mod transport; // TLS, HTTP/2, proxies, redirects
 mod tty; // terminals on any of the three streams

@@ -21,6 +21,8 @@ use crate::harness::HANGS;
 pub(crate) struct Request {
     /// Its place in the order of arrival, from 0.
     pub(crate) ordinal: usize,
+    /// When it had come.
+    pub(crate) arrived: Instant,
     /// Its connection, from 0, and its place there, from 0.
     pub(crate) connection: usize,
     pub(crate) ordinal_there: usize,
@@ -685,6 +687,7 @@ fn read(reader: &mut BufReader<&TcpStream>) -> io::Result<Option<Request>> {
         .to_owned();
     Ok(Some(Request {
         ordinal: 0,
+        arrived: Instant::now(),
         connection: 0,
         ordinal_there: 0,
         method,
