@@ -1,7 +1,8 @@
-//! Comparisons of the whole program: start-up, memory, order under load.
+//! Comparisons of the whole program: start-up, memory, order under load, replies
+//! that are remembered.
 //!
 //! `cargo bench --bench whole` runs all parts, `cargo bench --bench whole
-//! start` one of `start`, `memory`, `order`. Markdown tables come out on
+//! start` one of `start`, `memory`, `order`, `cached`. Markdown tables come out on
 //! standard output. The server is a second process of this program on loopback,
 //! so that this one stays small: a child's peak memory is counted from that of
 //! the process that starts it. curl is taken from PATH, aichat from PATH or
@@ -10,6 +11,7 @@
 
 #![expect(clippy::print_stdout, reason = "tables are what a benchmark is for")]
 
+mod cached;
 mod child;
 mod memory;
 mod order;
@@ -32,10 +34,11 @@ const SERVE: &str = "--serve";
 /// Measures something and prints it.
 type Part = fn(&Lab);
 
-const PARTS: [(&str, Part); 3] = [
+const PARTS: [(&str, Part); 4] = [
     ("start", start::measure),
     ("memory", memory::measure),
     ("order", order::measure),
+    ("cached", cached::measure),
 ];
 
 fn main() {
@@ -58,7 +61,7 @@ fn main() {
         .iter()
         .find(|name| !PARTS.iter().any(|(part, _)| part == *name))
     {
-        println!("there is no part `{name}`: start, memory, order");
+        println!("there is no part `{name}`: start, memory, order, cached");
         return;
     }
     let lab = Lab::new();

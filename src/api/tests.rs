@@ -18,6 +18,7 @@ use super::plain::{Body, decode_plain};
 use super::reply::{Finish, Reply, Usage};
 use super::sse::{self, Broken, Lines};
 
+mod fuzz;
 mod vendors;
 mod wires;
 
