@@ -120,7 +120,10 @@ impl Random {
         let mut text = String::from(self.pick(&["", "\u{feff}"]));
         for event in events {
             text += self.pick(&["", "", ": ping\n\n", "id: 7\n", "retry: 10\n"]);
-            text += &format!("{}{event}{end}{end}", self.pick(&["data: ", "data:"]));
+            text += self.pick(&["data: ", "data:"]);
+            text += &event;
+            text += end;
+            text += end;
         }
         text.into_bytes()
     }
@@ -300,7 +303,7 @@ fn no_wait_is_absurd() {
         "x-ratelimit-remaining-requests",
     ];
     cases(|random| {
-        let headers: Vec<(&str, String)> = (0..1 + random.below(3))
+        let headers: Vec<(&str, String)> = (0..=random.below(3))
             .map(|_| {
                 let value = (0..random.below(6)).map(|_| random.pick(&parts)).collect();
                 (random.pick(&names), value)
