@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use crate::api::event::Api;
 use crate::api::request::Param;
 use crate::input::chunk::By;
+use crate::limit::concurrency::Jobs;
 use crate::output::format::Join;
 use crate::pipeline::reorder::OnError;
 use crate::report::progress::ProgressMode;
@@ -74,9 +75,9 @@ pub struct Cli {
     #[argh(option, arg_name = "DUR", from_str_fn(parse_duration))]
     pub flush_after: Option<Duration>,
 
-    /// requests in flight at most (8)
-    #[argh(option, short = 'j', arg_name = "N", from_str_fn(parse_count))]
-    pub jobs: Option<NonZeroUsize>,
+    /// requests in flight at most, or auto (8)
+    #[argh(option, short = 'j', arg_name = "N", from_str_fn(parse_jobs))]
+    pub jobs: Option<Jobs>,
 
     /// give a server up after so long without a byte (120s)
     #[argh(option, arg_name = "DUR", from_str_fn(parse_duration))]
@@ -249,6 +250,18 @@ pub fn parse_on_error(value: &str) -> Result<OnError, String> {
             ("keep", OnError::Keep),
         ],
     )
+}
+
+/// Reads `--jobs`.
+///
+/// # Errors
+/// What it takes.
+pub fn parse_jobs(value: &str) -> Result<Jobs, String> {
+    match value.parse() {
+        _ if value == "auto" => Ok(Jobs::Auto),
+        Ok(jobs) if jobs > 0 => Ok(Jobs::Most(jobs)),
+        _ => Err("takes a whole number from 1, or `auto`".to_owned()),
+    }
 }
 
 fn parse_retries(value: &str) -> Result<u32, String> {

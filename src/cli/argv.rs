@@ -315,6 +315,7 @@ fn refused(output: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit::concurrency::Jobs;
 
     fn typed(args: &[&str]) -> Result<(Cli, Vec<String>), Error> {
         match parse(args.iter().map(OsString::from).collect())? {
@@ -339,7 +340,7 @@ mod tests {
         let (cli, operands) =
             typed(&["sum up", "--model=x", "a.txt", "-j4", "-qv", "-c", "9"]).unwrap();
         assert_eq!(cli.model.as_deref(), Some("x"));
-        assert_eq!(cli.jobs.unwrap().get(), 4);
+        assert_eq!(cli.jobs, Some(Jobs::Most(4)));
         assert!(cli.verbose && !cli.quiet, "the later of two opposites wins");
         assert_eq!(cli.chunk_tokens.unwrap().get(), 9);
         assert_eq!(operands, ["sum up", "a.txt"]);
@@ -394,7 +395,7 @@ mod tests {
         );
         assert_eq!(
             refusal(&["-j", "0", "x"]).0,
-            "`--jobs 0`: takes a whole number from 1"
+            "`--jobs 0`: takes a whole number from 1, or `auto`"
         );
         assert_eq!(
             refusal(&["--by=word", "x"]).0,

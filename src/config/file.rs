@@ -16,11 +16,13 @@ use crate::api::client::Auth;
 use crate::api::event::{Api, End};
 use crate::api::request::Param;
 use crate::cli::args::{
-    parse_api, parse_by, parse_duration, parse_join, parse_on_error, parse_progress, parse_size,
+    parse_api, parse_by, parse_duration, parse_jobs, parse_join, parse_on_error, parse_progress,
+    parse_size,
 };
 use crate::error::{Error, reason};
 use crate::input::chunk::By;
 use crate::input::token::Encoding;
+use crate::limit::concurrency::Jobs;
 use crate::output::format::Join;
 use crate::pipeline::reorder::OnError;
 use crate::report::progress::ProgressMode;
@@ -48,7 +50,8 @@ pub struct File {
     #[serde(default, deserialize_with = "duration")]
     pub flush_after: Option<Duration>,
     /// Requests in flight at most.
-    pub jobs: Option<NonZeroUsize>,
+    #[serde(default, deserialize_with = "jobs")]
+    pub jobs: Option<Jobs>,
     /// When a silent server is given up.
     #[serde(default, deserialize_with = "duration")]
     pub timeout: Option<Duration>,
@@ -189,6 +192,22 @@ fn by<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<By>, D::Error
 
 fn api<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Api>, D::Error> {
     word(deserializer, parse_api)
+}
+
+/// A number, or the word `auto`.
+fn jobs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Jobs>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Typed {
+        Number(i64),
+        Word(String),
+    }
+    let text = match Typed::deserialize(deserializer) {
+        Ok(Typed::Number(number)) => number.to_string(),
+        Ok(Typed::Word(word)) => word,
+        Err(_) => String::new(),
+    };
+    parse_jobs(&text).map(Some).map_err(de::Error::custom)
 }
 
 fn on_error<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<OnError>, D::Error> {

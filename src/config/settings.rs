@@ -14,6 +14,7 @@ use crate::config::file::File;
 use crate::config::profile::{self, Environment, Profile};
 use crate::error::Error;
 use crate::input::chunk::By;
+use crate::limit::concurrency::Jobs;
 use crate::output::format::Join;
 use crate::pipeline::reorder::OnError;
 use crate::report::progress::ProgressMode;
@@ -23,7 +24,7 @@ use crate::secret::secret::Secret;
 const CHUNK_TOKENS: usize = 2000;
 
 /// Requests in flight at most, where nobody says otherwise.
-const JOBS: usize = 8;
+const JOBS: Jobs = Jobs::Most(8);
 
 /// Silence after which a server is given up, where nobody says otherwise.
 const TIMEOUT: Duration = Duration::from_mins(2);
@@ -80,7 +81,7 @@ pub struct Config {
     /// When to send an unfinished chunk.
     pub flush_after: Option<Duration>,
     /// Requests in flight at most.
-    pub jobs: NonZeroUsize,
+    pub jobs: Jobs,
     /// When a silent server is given up.
     pub timeout: Duration,
     /// Attempts after the first.
@@ -173,11 +174,7 @@ pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Con
         by: cli.by.or(file.by).unwrap_or(By::Sentence),
         context: cli.context.or(file.context).unwrap_or(0),
         flush_after: cli.flush_after.or(file.flush_after),
-        jobs: cli
-            .jobs
-            .or(file.jobs)
-            .or(NonZeroUsize::new(JOBS))
-            .unwrap_or(NonZeroUsize::MIN),
+        jobs: cli.jobs.or(file.jobs).unwrap_or(JOBS),
         timeout: cli.timeout.or(file.timeout).unwrap_or(TIMEOUT),
         retries: cli.retries.or(file.retries).unwrap_or(RETRIES),
         on_error: cli.on_error.or(file.on_error).unwrap_or(OnError::Stop),

@@ -1,3 +1,4 @@
 //! When a request may be sent.
 
+pub mod concurrency;
 pub mod gate;

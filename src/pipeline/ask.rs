@@ -5,13 +5,13 @@
 //! asked about in halves. A whole reply is remembered before anybody gets to see
 //! the end of it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::api::client::{Attempt, Client};
 use crate::api::failure::{Failure, Kind, Verdict};
@@ -20,6 +20,7 @@ use crate::api::request::Template;
 use crate::api::retry::{Next, PATIENCE, Retry};
 use crate::input::halve::halve;
 use crate::input::token::TokenCounter;
+use crate::limit::concurrency::{Concurrency, Permit};
 use crate::limit::gate::Gate;
 use crate::output::trim::Trim;
 use crate::pipeline::dropped::check_input;
@@ -27,7 +28,7 @@ use crate::pipeline::place::Place;
 use crate::pipeline::recall::{Halves, Recall, join};
 use crate::pipeline::task::{Live, Outcome};
 use crate::report::message::Messages;
-use crate::store::cache::{Cache, Entry, Key};
+use crate::store::cache::{Entry, Key};
 
 /// A wait that the user is told of though nobody asked.
 const LONG_WAIT: Duration = Duration::from_secs(5);
@@ -81,8 +82,8 @@ pub(super) struct Work {
 /// What the tasks of a run share besides.
 #[derive(Clone, Debug)]
 pub(super) struct Traffic {
-    /// Requests in flight at most.
-    pub(super) permits: Arc<Semaphore>,
+    /// Hands out leave to have a request in flight.
+    pub(super) concurrency: Arc<Concurrency>,
     /// The number of the first chunk that ended the run: what comes after it need not be asked for.
     pub(super) over: watch::Sender<u64>,
 }
@@ -97,7 +98,7 @@ impl Asker {
     pub(super) async fn answer(
         self: Arc<Self>,
         work: Work,
-        permit: OwnedSemaphorePermit,
+        permit: Permit,
         traffic: Traffic,
         live: Option<Arc<Live>>,
     ) -> Outcome {
@@ -143,17 +144,17 @@ pub(super) fn is_hopeless(failure: &Failure) -> bool {
 }
 
 /// One chunk while it is asked about.
-struct Asking<'a> {
-    asker: &'a Asker,
-    place: &'a Place,
+pub(super) struct Asking<'a> {
+    pub(super) asker: &'a Asker,
+    pub(super) place: &'a Place,
     traffic: &'a Traffic,
     /// Held while a request is in flight, and not while nothing is.
-    permit: Option<OwnedSemaphorePermit>,
+    permit: Option<Permit>,
     live: Option<&'a Live>,
     /// Whether what comes is shown. Not any more once a part of something longer began anew: the
     /// parts before it would be missing.
     streams: bool,
-    attempts: u32,
+    pub(super) attempts: u32,
 }
 
 impl Asking<'_> {
@@ -268,6 +269,8 @@ impl Asking<'_> {
             let failure = match result {
                 Ok(reply) => {
                     self.tell_success(&reply, began.elapsed());
+                    let limit = self.permit.as_ref().and_then(Permit::succeeded);
+                    self.tell_limit(limit, "there is room");
                     return Ok(reply);
                 }
                 Err(failure) => failure,
@@ -278,6 +281,10 @@ impl Asking<'_> {
             {
                 self.tell_success(&cut, began.elapsed());
                 return Ok(*cut);
+            }
+            if matches!(failure.kind, Kind::RateLimit | Kind::Overloaded) {
+                let limit = self.permit.as_ref().and_then(Permit::refused);
+                self.tell_limit(limit, failure.kind.phrase());
             }
             let next = retry.next(&failure, fastrand::f64());
             self.tell_failure(&failure, began.elapsed(), next);
@@ -306,10 +313,8 @@ impl Asking<'_> {
             return false;
         }
         if self.permit.is_none() {
-            let permits = Arc::clone(&self.traffic.permits);
             let mut permit = None;
-            // The semaphore is never closed.
-            let acquired = async { permit = permits.acquire_owned().await.ok() };
+            let acquired = async { permit = Some(self.traffic.concurrency.acquire().await) };
             if !self.unless_over(acquired).await {
                 return false;
             }
@@ -370,62 +375,6 @@ impl Asking<'_> {
             cache.store(key, entry).await;
             self.tell_trouble();
         }
-    }
-
-    fn tell_trouble(&self) {
-        let cache = self.asker.recall.cache.as_ref();
-        if let Some(trouble) = cache.and_then(Cache::take_trouble) {
-            self.asker.messages.warning(&trouble);
-        }
-    }
-
-    fn tell_success(&self, reply: &Reply, took: Duration) {
-        if !self.asker.messages.is_verbose {
-            return;
-        }
-        let usage = reply.usage.unwrap_or_default();
-        self.asker.messages.note(&format!(
-            "{}: {} answered in {:.2} s, {} tokens in, {} out{}",
-            self.place.name(),
-            reply.model.as_deref().unwrap_or("the model"),
-            took.as_secs_f64(),
-            usage.prompt_tokens,
-            usage.completion_tokens,
-            match self.attempts {
-                0 | 1 => String::new(),
-                attempt => format!(", attempt {attempt}"),
-            }
-        ));
-    }
-
-    fn tell_failure(&self, failure: &Failure, took: Duration, next: Next) {
-        let messages = &self.asker.messages;
-        if !messages.is_verbose {
-            // One that fails again may do so for long, and looks like one that hangs.
-            if self.attempts == 2
-                && matches!(next, Next::Again(_))
-                && !self.asker.has_told.swap(true, Ordering::Relaxed)
-            {
-                messages.warning(&format!(
-                    "{}: {failure}; trying again (-v tells of each attempt)",
-                    self.place.name()
-                ));
-            }
-            return;
-        }
-        let next = match next {
-            Next::Again(wait) => format!("again in {:.1} s", wait.as_secs_f64()),
-            Next::GiveUp => "given up".to_owned(),
-            Next::TooLong(wait) => {
-                format!("given up, as the server asks to wait {} s", wait.as_secs())
-            }
-        };
-        messages.note(&format!(
-            "{}: attempt {} failed after {:.2} s: {failure}; {next}",
-            self.place.name(),
-            self.attempts,
-            took.as_secs_f64(),
-        ));
     }
 }
 

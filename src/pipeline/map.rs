@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{FutureExt as _, Stream, StreamExt as _};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::api::failure::Failure;
 use crate::api::reply::Finish;
 use crate::error::Error;
+use crate::limit::concurrency::Concurrency;
 use crate::output::format::Formatter;
 use crate::output::writer::Writer;
 use crate::pipeline::ask::{Asker, Traffic, is_hopeless};
@@ -86,7 +87,7 @@ impl Map<'_> {
         options: MapOptions,
     ) -> Result<(), Error> {
         let traffic = Traffic {
-            permits: Arc::new(Semaphore::new(options.jobs)),
+            concurrency: Concurrency::new(options.jobs),
             over: watch::Sender::new(u64::MAX),
         };
         let grown = Arc::new(Notify::new());
@@ -101,7 +102,7 @@ impl Map<'_> {
                 done: self.tally.written,
                 known,
                 is_all_known,
-                in_flight: options.jobs - traffic.permits.available_permits().min(options.jobs),
+                in_flight: traffic.concurrency.in_flight(),
                 cached: self.tally.cached,
                 tokens: self.tally.tokens,
             });

@@ -7,3 +7,4 @@ mod place;
 pub mod recall;
 pub mod reorder;
 mod task;
+mod tell;

@@ -17,12 +17,13 @@ use std::task::{Context, Poll};
 
 use futures::future::{Shared, WeakShared};
 use futures::{FutureExt as _, Stream, StreamExt as _};
-use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::api::reply::Reply;
 use crate::error::Error;
 use crate::input::reader::Piece;
+use crate::limit::concurrency::{Jobs, Permit};
 use crate::pipeline::ask::{Asker, Traffic, Work};
 use crate::pipeline::place::Place;
 use crate::pipeline::recall::Recall;
@@ -51,7 +52,7 @@ pub enum OnError {
 #[derive(Clone, Copy, Debug)]
 pub struct MapOptions {
     /// Requests in flight at most.
-    pub jobs: usize,
+    pub jobs: Jobs,
     /// Whether the reply that is next in order is shown as it arrives.
     pub is_live: bool,
     /// What becomes of chunks that failed.
@@ -124,7 +125,11 @@ pub(super) fn items<'s>(
     board: &'s Board,
 ) -> impl Stream<Item = Item> + 's {
     let over = traffic.over.subscribe();
-    let window = options.jobs.saturating_mul(WINDOW_FACTOR).max(WINDOW_MIN);
+    let window = options
+        .jobs
+        .most()
+        .saturating_mul(WINDOW_FACTOR)
+        .max(WINDOW_MIN);
     let clerk = Rc::new(Clerk {
         asker: Arc::clone(asker),
         options,
@@ -224,13 +229,12 @@ impl Clerk<'_> {
     }
 
     /// Waits for a permit; none if a chunk before this one ends the run, whoever has the permits.
-    async fn permit(&self, number: u64) -> Option<OwnedSemaphorePermit> {
+    async fn permit(&self, number: u64) -> Option<Permit> {
         let mut over = self.traffic.over.subscribe();
         tokio::select! {
             biased;
             _ = over.wait_for(|first| *first < number) => None,
-            // The semaphore is never closed.
-            permit = Arc::clone(&self.traffic.permits).acquire_owned() => permit.ok(),
+            permit = self.traffic.concurrency.acquire() => Some(permit),
         }
     }
 

@@ -114,7 +114,7 @@ async fn ask(
         is_terminal: screen.is_stdout_terminal,
     });
     let options = MapOptions {
-        jobs: config.jobs.get(),
+        jobs: config.jobs,
         is_live: config.is_live.unwrap_or(screen.is_stdout_terminal),
         on_error: config.on_error,
         is_by_line: config.by == By::Line,

@@ -75,7 +75,7 @@ pub(super) fn whom(
         },
         headers: profile.headers.clone(),
         timeout: config.timeout,
-        jobs: config.jobs.get(),
+        jobs: config.jobs.most(),
         idempotency_header: profile.idempotency_header.clone(),
     })?;
     let token_field = match config.api {

@@ -1,0 +1,76 @@
+//! What the user is told while a chunk is asked about: with `-v` a line for each
+//! attempt, without it only what would otherwise look like a program that hangs.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::api::failure::Failure;
+use crate::api::reply::Reply;
+use crate::api::retry::Next;
+use crate::pipeline::ask::Asking;
+use crate::store::cache::Cache;
+
+impl Asking<'_> {
+    pub(super) fn tell_trouble(&self) {
+        let cache = self.asker.recall.cache.as_ref();
+        if let Some(trouble) = cache.and_then(Cache::take_trouble) {
+            self.asker.messages.warning(&trouble);
+        }
+    }
+
+    pub(super) fn tell_limit(&self, limit: Option<usize>, why: &str) {
+        if let Some(limit) = limit {
+            let note = format!("{why}: at most {limit} requests in flight");
+            self.asker.messages.note(&note);
+        }
+    }
+
+    pub(super) fn tell_success(&self, reply: &Reply, took: Duration) {
+        if !self.asker.messages.is_verbose {
+            return;
+        }
+        let usage = reply.usage.unwrap_or_default();
+        self.asker.messages.note(&format!(
+            "{}: {} answered in {:.2} s, {} tokens in, {} out{}",
+            self.place.name(),
+            reply.model.as_deref().unwrap_or("the model"),
+            took.as_secs_f64(),
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            match self.attempts {
+                0 | 1 => String::new(),
+                attempt => format!(", attempt {attempt}"),
+            }
+        ));
+    }
+
+    pub(super) fn tell_failure(&self, failure: &Failure, took: Duration, next: Next) {
+        let messages = &self.asker.messages;
+        if !messages.is_verbose {
+            // One that fails again may do so for long, and looks like one that hangs.
+            if self.attempts == 2
+                && matches!(next, Next::Again(_))
+                && !self.asker.has_told.swap(true, Ordering::Relaxed)
+            {
+                messages.warning(&format!(
+                    "{}: {failure}; trying again (-v tells of each attempt)",
+                    self.place.name()
+                ));
+            }
+            return;
+        }
+        let next = match next {
+            Next::Again(wait) => format!("again in {:.1} s", wait.as_secs_f64()),
+            Next::GiveUp => "given up".to_owned(),
+            Next::TooLong(wait) => {
+                format!("given up, as the server asks to wait {} s", wait.as_secs())
+            }
+        };
+        messages.note(&format!(
+            "{}: attempt {} failed after {:.2} s: {failure}; {next}",
+            self.place.name(),
+            self.attempts,
+            took.as_secs_f64(),
+        ));
+    }
+}
