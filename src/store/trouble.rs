@@ -15,6 +15,9 @@ pub(super) const WITHOUT: &str = "going on without a cache";
 /// SQLite's code where a file ends before a page that it should have.
 const SHORT_READ: i32 = rusqlite::ffi::SQLITE_IOERR_SHORT_READ;
 
+/// SQLite's code where the index of the log finds no room on the disk.
+const NO_ROOM: i32 = rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
+
 /// Why a file cannot be used as the cache.
 #[derive(Debug)]
 pub(super) enum Refusal {
@@ -107,6 +110,7 @@ pub(super) fn reason(error: &Error) -> String {
     };
     let words = match failure.code {
         _ if is_damage(error) => "it is damaged",
+        _ if failure.extended_code == NO_ROOM => "the disk is full",
         ErrorCode::DatabaseBusy
         | ErrorCode::DatabaseLocked
         | ErrorCode::FileLockingProtocolFailed => "another process kept it for too long",
