@@ -40,6 +40,9 @@ impl Limits {
     /// The smallest file that works, in bytes.
     const SMALLEST: u64 = 512 * 1024;
 
+    /// Bytes of the largest entry whatever the file may be; half of what SQLite takes in a row.
+    const LONGEST: u64 = 500_000_000;
+
     /// Shares out the bytes of the whole: the log grows to a few times its own limit before it
     /// begins anew.
     pub(super) fn new(max_bytes: u64) -> Self {
@@ -48,7 +51,7 @@ impl Limits {
         Self {
             pages: (max_bytes - 3 * log_bytes) / PAGE,
             log_bytes,
-            entry_bytes: max_bytes / 10,
+            entry_bytes: (max_bytes / 10).min(Self::LONGEST),
         }
     }
 }
