@@ -1,6 +1,6 @@
 //! Where a cache may live, and what is said where it may not.
 
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 
 use super::*;
 use crate::error::Error;
