@@ -108,4 +108,38 @@ mod tests {
         );
         assert!(!path.exists());
     }
+
+    #[test]
+    fn what_is_there_is_told_and_taken_away() {
+        use crate::store::cache::{Cache, CacheOptions, Entry, Key, Place};
+        let folder = std::env::temp_dir().join(format!("gptpipe-command-{}", std::process::id()));
+        let path = folder.join("cache.db");
+        let (cache, _) = Cache::open(CacheOptions {
+            place: Place::File(path.clone()),
+            is_named: false,
+            ttl: std::time::Duration::MAX,
+            is_refresh: false,
+            max_bytes: 1 << 30,
+        })
+        .unwrap();
+        let stored = futures::executor::block_on(
+            cache.store(Key([7; 32]), Entry::Split { end: 1, start: 2 }),
+        );
+        assert!(stored);
+        let text = stats(&path).unwrap();
+        let values: Vec<(&str, &str)> = text
+            .lines()
+            .map(|line| line.split_once("  ").unwrap())
+            .map(|(name, value)| (name, value.trim_start()))
+            .collect();
+        assert_eq!(values[1..3], [("entries", "1"), ("splits", "1")]);
+        assert!(values[3].1.parse::<u64>().unwrap() > 4096, "{text}");
+        for (name, time) in &values[4..] {
+            assert!(humantime::parse_rfc3339(time).is_ok(), "{name} {time}");
+        }
+        assert_eq!(prune(&path, 1 << 30).unwrap(), "entries  0\nbytes    0\n");
+        assert!(clear(&path).unwrap().starts_with("entries        1\n"));
+        assert!(stats(&path).unwrap().contains("entries    0\n"));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 }
