@@ -3,7 +3,6 @@
 //! It sends a body, reads the stream that comes back and says how it ended. Who
 //! is asked, how often and how many at a time is decided elsewhere.
 
-use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, Header
 use reqwest::{Response, Url};
 use tokio::time::timeout;
 
+use crate::api::address::{endpoint, host, is_loopback};
 use crate::api::event::{Api, Decoder, End, Step};
 use crate::api::failure::{Failure, Kind, Wait};
 use crate::api::plain::{Body, decode_plain};
@@ -192,6 +192,18 @@ impl Client {
         host(&self.url)
     }
 
+    /// What tells this key at this host from others; the key cannot be found out from it.
+    #[must_use]
+    pub fn identity(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_derive_key("gptpipe 2026-11 key and host");
+        hasher.update(self.host().as_bytes());
+        hasher.update(&[0]);
+        if let Some(key) = &self.key {
+            hasher.update(key.expose().as_bytes());
+        }
+        *hasher.finalize().as_bytes()
+    }
+
     /// The address that requests go to.
     #[must_use]
     pub fn url(&self) -> &str {
@@ -349,56 +361,6 @@ impl Client {
     }
 }
 
-/// The address that requests go to.
-fn endpoint(base_url: &str, api: Api) -> Result<Url, Error> {
-    let refused = |why: &str| {
-        Error::usage_hint(
-            format!("`{base_url}` is no base URL: {why}"),
-            "a base URL looks like https://api.openai.com/v1 or http://127.0.0.1:8080/v1",
-        )
-    };
-    let mut url =
-        Url::parse(base_url.trim()).map_err(|error| refused(&error.to_string().to_lowercase()))?;
-    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
-        return Err(refused("it must begin with https:// or http:// and a host"));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(Error::usage_hint(
-            format!(
-                "the base URL for {} has a user name or password in it",
-                host(&url)
-            ),
-            "put the key into GPTPIPE_API_KEY",
-        ));
-    }
-    let path = match api {
-        Api::Chat => "/chat/completions",
-        Api::Responses => "/responses",
-    };
-    // Both the base and the whole address are common in other tools' settings.
-    let base = url.path().trim_end_matches('/');
-    let base = base.strip_suffix(path).unwrap_or(base).to_owned();
-    url.set_path(&format!("{base}{path}"));
-    Ok(url)
-}
-
-fn host(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    url.port()
-        .map_or(host.to_owned(), |port| format!("{host}:{port}"))
-}
-
-/// Whether an address is this machine itself.
-fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    host == "localhost"
-        || host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
-}
-
 fn headers(options: &ClientOptions) -> Result<HeaderMap, Error> {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -441,51 +403,4 @@ fn headers(options: &ClientOptions) -> Result<HeaderMap, Error> {
         headers.insert(name, value);
     }
     Ok(headers)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn finds_the_endpoint() {
-        let url = |base: &str, api| endpoint(base, api).unwrap().to_string();
-        assert_eq!(
-            url("https://h/v1", Api::Chat),
-            "https://h/v1/chat/completions"
-        );
-        assert_eq!(
-            url("https://h/v1/", Api::Responses),
-            "https://h/v1/responses"
-        );
-        assert_eq!(
-            url("https://h/v1/chat/completions", Api::Chat),
-            "https://h/v1/chat/completions"
-        );
-        assert_eq!(
-            url("https://h/openai/deployments/d?api-version=1", Api::Chat),
-            "https://h/openai/deployments/d/chat/completions?api-version=1"
-        );
-        for wrong in [
-            "localhost:8080/v1",
-            "ftp://h/v1",
-            "h",
-            "",
-            "http://",
-            "https://user:canary@h/v1",
-        ] {
-            let error = endpoint(wrong, Api::Chat).unwrap_err();
-            assert!(error.hint().is_some(), "{wrong}");
-            assert!(!error.to_string().contains("canary"));
-        }
-    }
-
-    #[test]
-    fn knows_this_machine() {
-        let is = |url: &str| is_loopback(&Url::parse(url).unwrap());
-        assert!(is("http://localhost:1/") && is("http://127.8.0.1/") && is("http://[::1]:3/"));
-        assert!(
-            !is("http://10.0.0.1/") && !is("http://localhost.example/") && !is("http://0.0.0.0/")
-        );
-    }
 }

@@ -1,5 +1,6 @@
 //! A chunk and its reply: what is sent, what comes back, what goes wrong.
 
+mod address;
 pub mod client;
 pub mod event;
 pub mod failure;

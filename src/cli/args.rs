@@ -14,6 +14,7 @@ use crate::api::event::Api;
 use crate::api::request::Param;
 use crate::input::chunk::By;
 use crate::limit::concurrency::Jobs;
+use crate::limit::rate::{Rate, parse_rate};
 use crate::output::format::Join;
 use crate::pipeline::reorder::OnError;
 use crate::report::progress::ProgressMode;
@@ -82,6 +83,14 @@ pub struct Cli {
     /// give a server up after so long without a byte (120s)
     #[argh(option, arg_name = "DUR", from_str_fn(parse_duration))]
     pub timeout: Option<Duration>,
+
+    /// limit, such as 5/s or 100/m, shared by all your processes
+    #[argh(option, short = 'r', arg_name = "RATE", from_str_fn(parse_rate))]
+    pub rate: Option<Rate>,
+
+    /// limit of tokens, such as 90000/m, shared the same way
+    #[argh(option, arg_name = "RATE", from_str_fn(parse_rate))]
+    pub token_rate: Option<Rate>,
 
     /// ask again at most so often when a request fails (5)
     #[argh(option, arg_name = "N", from_str_fn(parse_retries))]

@@ -30,7 +30,14 @@ pub const GROUPS: [(&str, &[&str]); 6] = [
     ),
     (
         "How to run",
-        &["--jobs", "--retries", "--timeout", "--on-error"],
+        &[
+            "--jobs",
+            "--rate",
+            "--token-rate",
+            "--retries",
+            "--timeout",
+            "--on-error",
+        ],
     ),
     (
         "What is remembered",

@@ -23,6 +23,7 @@ use crate::error::{Error, reason};
 use crate::input::chunk::By;
 use crate::input::token::Encoding;
 use crate::limit::concurrency::Jobs;
+use crate::limit::rate::{Rate, parse_rate};
 use crate::output::format::Join;
 use crate::pipeline::reorder::OnError;
 use crate::report::progress::ProgressMode;
@@ -55,6 +56,12 @@ pub struct File {
     /// When a silent server is given up.
     #[serde(default, deserialize_with = "duration")]
     pub timeout: Option<Duration>,
+    /// Limit of requests.
+    #[serde(default, deserialize_with = "rate")]
+    pub rate: Option<Rate>,
+    /// Limit of tokens.
+    #[serde(default, deserialize_with = "rate")]
+    pub token_rate: Option<Rate>,
     /// Attempts after the first.
     pub retries: Option<u32>,
     /// What becomes of a run when a chunk failed for good.
@@ -212,6 +219,10 @@ fn jobs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Jobs>, D::E
 
 fn on_error<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<OnError>, D::Error> {
     word(deserializer, parse_on_error)
+}
+
+fn rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Rate>, D::Error> {
+    word(deserializer, parse_rate)
 }
 
 fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {

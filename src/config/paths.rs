@@ -18,3 +18,13 @@ pub fn cache_file() -> Option<PathBuf> {
     let strategy = etcetera::choose_base_strategy().ok()?;
     Some(strategy.cache_dir().join("gptpipe").join("cache.db"))
 }
+
+/// The file that all processes of this user share besides, if this user has a home; it need not
+/// exist.
+#[must_use]
+pub fn state_file() -> Option<PathBuf> {
+    let strategy = etcetera::choose_base_strategy().ok()?;
+    // Where a platform has no place for state, it is data.
+    let folder = strategy.state_dir().unwrap_or_else(|| strategy.data_dir());
+    Some(folder.join("gptpipe").join("state.db"))
+}

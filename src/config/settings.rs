@@ -15,6 +15,7 @@ use crate::config::profile::{self, Environment, Profile};
 use crate::error::Error;
 use crate::input::chunk::By;
 use crate::limit::concurrency::Jobs;
+use crate::limit::pacer::Limits;
 use crate::output::format::Join;
 use crate::pipeline::reorder::OnError;
 use crate::report::progress::ProgressMode;
@@ -84,6 +85,8 @@ pub struct Config {
     pub jobs: Jobs,
     /// When a silent server is given up.
     pub timeout: Duration,
+    /// What is sent at most, by all processes of the user.
+    pub limits: Limits,
     /// Attempts after the first.
     pub retries: u32,
     /// What becomes of the run when a chunk failed for good.
@@ -176,6 +179,10 @@ pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Con
         flush_after: cli.flush_after.or(file.flush_after),
         jobs: cli.jobs.or(file.jobs).unwrap_or(JOBS),
         timeout: cli.timeout.or(file.timeout).unwrap_or(TIMEOUT),
+        limits: Limits {
+            rate: cli.rate.or(file.rate),
+            token_rate: cli.token_rate.or(file.token_rate),
+        },
         retries: cli.retries.or(file.retries).unwrap_or(RETRIES),
         on_error: cli.on_error.or(file.on_error).unwrap_or(OnError::Stop),
         cache,

@@ -2,3 +2,5 @@
 
 pub mod concurrency;
 pub mod gate;
+pub mod pacer;
+pub mod rate;

@@ -6,7 +6,7 @@
 //! the end of it.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use crate::input::halve::halve;
 use crate::input::token::TokenCounter;
 use crate::limit::concurrency::{Concurrency, Permit};
 use crate::limit::gate::Gate;
+use crate::limit::pacer::Pacer;
 use crate::output::trim::Trim;
 use crate::pipeline::dropped::check_input;
 use crate::pipeline::place::Place;
@@ -60,6 +61,8 @@ pub struct Asker {
     pub recall: Recall,
     /// Closed while the server wants to be left alone.
     pub gate: Gate,
+    /// Waits for the slots that all processes share.
+    pub pacer: Pacer,
     /// Counts what the server should count.
     pub counter: Mutex<TokenCounter>,
     /// Standard error.
@@ -238,11 +241,12 @@ impl Asking<'_> {
         trim: &mut Option<Trim>,
     ) -> Result<Reply, Failure> {
         let body = Bytes::from(self.asker.template.body(text, context));
+        let tokens = self.asker.tokens(text, context);
         let name = format!("gptpipe-{:032x}", fastrand::u128(..));
         let mut retry = Retry::new(self.asker.options.max_retries);
         let mut is_fresh = false;
         loop {
-            if !self.ready().await {
+            if !self.ready(tokens).await {
                 return Err(Failure::new(Kind::Busy, "the run ended before it was sent"));
             }
             // Another process may have been faster while this one waited.
@@ -264,6 +268,7 @@ impl Asking<'_> {
                 .ask(attempt, |piece| self.show(piece, trim))
                 .await;
             self.attempts += 1;
+            self.asker.settle(tokens, &result).await;
             let sent = [self.asker.template.system(), context, text];
             let result = result.and_then(|reply| check_input(reply, sent, &self.asker.counter));
             let failure = match result {
@@ -297,7 +302,7 @@ impl Asking<'_> {
             *trim = trim.as_ref().map(|_| Trim::default());
             self.permit = None;
             is_fresh = failure.kind == Kind::Closed;
-            if self.asker.closes_gate(&failure, wait) {
+            if self.asker.closes_gate(&failure, wait).await {
                 continue;
             }
             if !self.unless_over(tokio::time::sleep(wait)).await {
@@ -307,7 +312,7 @@ impl Asking<'_> {
     }
 
     /// Waits for the gate and for a permit; says whether it is still worth it.
-    async fn ready(&mut self) -> bool {
+    async fn ready(&mut self, tokens: u32) -> bool {
         let asker = self.asker;
         if !self.unless_over(asker.gate.pass(fastrand::f64())).await {
             return false;
@@ -320,9 +325,12 @@ impl Asking<'_> {
             }
             self.permit = permit;
             // It may have been closed while this one waited for its turn.
-            return self.unless_over(asker.gate.pass(fastrand::f64())).await;
+            if !self.unless_over(asker.gate.pass(fastrand::f64())).await {
+                return false;
+            }
         }
-        true
+        let turn = asker.pacer.turn(self.place.number, tokens);
+        self.unless_over(turn).await
     }
 
     /// Waits, but not longer than it is worth it; says whether it still is.
@@ -380,19 +388,48 @@ impl Asking<'_> {
 
 impl Asker {
     /// Closes the gate where one failure speaks for all requests; says whether it did.
-    fn closes_gate(&self, failure: &Failure, wait: Duration) -> bool {
+    async fn closes_gate(&self, failure: &Failure, wait: Duration) -> bool {
         let speaks_for_all = match failure.kind {
             Kind::RateLimit => true,
             Kind::Overloaded => failure.retry_after.is_some(),
             _ => false,
         };
-        if speaks_for_all && self.gate.close(wait) && wait >= LONG_WAIT {
+        if !speaks_for_all {
+            return false;
+        }
+        self.pacer.close(wait).await;
+        if self.gate.close(wait) && wait >= LONG_WAIT {
             self.messages.warning(&format!(
                 "{}; all requests wait {} s",
                 failure.kind.phrase(),
                 wait.as_secs()
             ));
         }
-        speaks_for_all
+        true
+    }
+
+    /// The tokens of a request, where they are limited.
+    fn tokens(&self, text: &str, context: &str) -> u32 {
+        if !self.pacer.limits_tokens() {
+            return 0;
+        }
+        let mut counter = self.counter.lock().unwrap_or_else(PoisonError::into_inner);
+        let parts = [self.template.system(), context, text];
+        let tokens: usize = parts.iter().map(|part| counter.count(part)).sum();
+        u32::try_from(tokens).unwrap_or(u32::MAX)
+    }
+
+    /// Puts the server's count in the place of ours.
+    async fn settle(&self, counted: u32, result: &Result<Reply, Failure>) {
+        let reply = match result {
+            Ok(reply) => Some(reply),
+            Err(failure) => failure.partial.as_deref(),
+        };
+        let usage = reply.and_then(|reply| reply.usage);
+        if let Some(usage) = usage.filter(|_| self.pacer.limits_tokens()) {
+            let used = usage.prompt_tokens.saturating_add(usage.completion_tokens);
+            let used = u32::try_from(used).unwrap_or(u32::MAX);
+            self.pacer.settle(counted, used).await;
+        }
     }
 }

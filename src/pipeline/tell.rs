@@ -13,7 +13,11 @@ use crate::store::cache::Cache;
 impl Asking<'_> {
     pub(super) fn tell_trouble(&self) {
         let cache = self.asker.recall.cache.as_ref();
-        if let Some(trouble) = cache.and_then(Cache::take_trouble) {
+        let troubles = [
+            cache.and_then(Cache::take_trouble),
+            self.asker.pacer.take_trouble(),
+        ];
+        for trouble in troubles.into_iter().flatten() {
             self.asker.messages.warning(&trouble);
         }
     }

@@ -17,6 +17,7 @@ use crate::input::chunk::By;
 use crate::input::token::{Encoding, TokenCounter};
 use crate::interrupt;
 use crate::limit::gate::Gate;
+use crate::limit::pacer::Pacer;
 use crate::output::format::{FormatOptions, Formatter};
 use crate::output::writer::Writer;
 use crate::pipeline::ask::{AskOptions, Asker};
@@ -92,11 +93,13 @@ async fn ask(
         cache: memory.cache.clone(),
     };
     let (pieces, cutter) = pieces(&config, task, encoding, recall.clone())?;
+    let pacer = Pacer::start(paths::state_file(), client.identity(), config.limits)?;
     let asker = Asker {
         client,
         template: Template::new(request),
         recall,
         gate: Gate::default(),
+        pacer,
         counter: Mutex::new(TokenCounter::new(encoding)),
         messages: messages.clone(),
         has_told: AtomicBool::new(false),

@@ -15,6 +15,7 @@ use crate::error::reason;
 use crate::store::database;
 use crate::store::entry::{self, Found, Read};
 use crate::store::prune::Limits;
+use crate::store::schema::CACHE;
 use crate::store::trouble::{Trouble, WITHOUT, is_damage};
 use crate::store::writer::{self, Clock, Common, Mark, Message, SECOND, Shared, Store};
 
@@ -90,7 +91,7 @@ impl Cache {
         let limits = Limits::new(options.max_bytes);
         let (reader, place, warning) = match options.place {
             Place::Memory => {
-                let connection = database::connect_memory()
+                let connection = database::connect_memory(&CACHE)
                     .map_err(|_| format!("there is no cache in memory; {WITHOUT}"))?;
                 // The only connection is the one that writes too; a limit that cannot be set is
                 // no reason to do without.
@@ -98,7 +99,7 @@ impl Cache {
                 (connection, None, None)
             }
             Place::File(path) => {
-                let opened = database::open(&path, options.is_named, opened / SECOND)
+                let opened = database::open(&CACHE, &path, options.is_named, opened / SECOND)
                     .map_err(|words| format!("{words}; {WITHOUT}"))?;
                 let place = writer::Place {
                     path: opened.path,

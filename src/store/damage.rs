@@ -10,7 +10,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use crate::store::file::{self, Found, Identity};
-use crate::store::schema::APPLICATION;
+use crate::store::schema::Kind;
 use crate::store::trouble::Refusal;
 
 /// What SQLite keeps beside a file.
@@ -62,47 +62,50 @@ fn text(identity: Identity) -> String {
 }
 
 /// Whether a file that cannot be used is ours to move.
-pub(super) fn may_set_aside(path: &Path, refusal: &Refusal, is_named: bool) -> bool {
+pub(super) fn may_set_aside(kind: &Kind, path: &Path, refusal: &Refusal, is_named: bool) -> bool {
     match refusal {
-        Refusal::Damaged => !is_named || is_surely_ours(path),
-        // Nothing else than a cache belongs at the default place.
+        Refusal::Damaged => !is_named || is_surely_ours(kind, path),
+        // Nothing else belongs at the default place.
         Refusal::Foreign => !is_named,
         Refusal::Newer | Refusal::Failed(_) => false,
     }
 }
 
 /// Opening it takes away what locks this process has on it; of a damaged file they protect nothing.
-fn is_surely_ours(path: &Path) -> bool {
+fn is_surely_ours(kind: &Kind, path: &Path) -> bool {
     let mut header = [0; APPLICATION_AT + 4];
     File::open(path)
         .and_then(|mut file| file.read_exact(&mut header))
-        .is_ok_and(|()| header.starts_with(MAGIC) && header.ends_with(&APPLICATION.to_be_bytes()))
+        .is_ok_and(|()| {
+            header.starts_with(MAGIC) && header.ends_with(&kind.application.to_be_bytes())
+        })
 }
 
 /// Moves the file and its companions out of the way and says where it is now; None if it is gone
 /// already.
 pub(super) fn set_aside(
+    kind: &Kind,
     path: &Path,
     identity: Identity,
     seconds: i64,
 ) -> Result<Option<PathBuf>, String> {
-    let shown = path.display();
+    let (noun, shown) = (kind.noun, path.display());
     let Some(_lock) = file::lock(path) else {
         return Err(format!(
-            "the cache `{shown}` is damaged, and its folder cannot be locked to set it aside"
+            "the {noun} `{shown}` is damaged, and its folder cannot be locked to set it aside"
         ));
     };
-    if file::find(path)? != Found::File(identity) {
+    if file::find(kind, path)? != Found::File(identity) {
         return Ok(None);
     }
     let aside = (0..1000)
         .map(|later| file::beside(path, &format!("{ASIDE}{}", seconds.saturating_add(later))))
         .find(|aside| !aside.exists())
-        .ok_or_else(|| format!("the cache `{shown}` is damaged, and too many were already"))?;
+        .ok_or_else(|| format!("the {noun} `{shown}` is damaged, and too many were already"))?;
     // The file goes first: who opens the old file and a new log then sees that it is gone.
     fs::rename(path, &aside).map_err(|error| {
         let reason = crate::error::reason(&error);
-        format!("the cache `{shown}` is damaged and cannot be set aside: {reason}")
+        format!("the {noun} `{shown}` is damaged and cannot be set aside: {reason}")
     })?;
     for suffix in COMPANIONS {
         // Most are not there.

@@ -15,9 +15,8 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::store::damage;
-use crate::store::entry;
 use crate::store::file::{self, Found, Identity};
-use crate::store::schema::{self, APPLICATION, STEPS};
+use crate::store::schema::{self, Kind};
 use crate::store::trouble::{Refusal, is_busy, reason};
 
 /// How long SQLite waits for other processes.
@@ -41,22 +40,27 @@ pub(super) struct Opened {
 }
 
 /// Opens the file, makes it if there is none, and sets it aside if it is damaged.
-pub(super) fn open(path: &Path, is_named: bool, seconds: i64) -> Result<Opened, String> {
+pub(super) fn open(
+    kind: &'static Kind,
+    path: &Path,
+    is_named: bool,
+    seconds: i64,
+) -> Result<Opened, String> {
     let path = file::resolve(path);
-    file::prepare_folder(&path, is_named)?;
+    file::prepare_folder(kind, &path, is_named)?;
     let mut warning = None;
     for _ in 0..ATTEMPTS {
-        let Found::File(identity) = file::find(&path)? else {
-            make(&path).map_err(|refusal| refusal.words(&path))?;
+        let Found::File(identity) = file::find(kind, &path)? else {
+            make(kind, &path).map_err(|refusal| refusal.words(kind, &path))?;
             continue;
         };
         let connected = if damage::is_condemned(&path, identity) {
             Err(Refusal::Damaged)
         } else {
-            connect(&path)
+            connect(kind, &path)
         };
         // What was opened may not be what was found.
-        if file::find(&path)? != Found::File(identity) {
+        if file::find(kind, &path)? != Found::File(identity) {
             continue;
         }
         match connected {
@@ -68,26 +72,28 @@ pub(super) fn open(path: &Path, is_named: bool, seconds: i64) -> Result<Opened, 
                     warning,
                 });
             }
-            Err(refusal) if damage::may_set_aside(&path, &refusal, is_named) => {
-                let aside = damage::set_aside(&path, identity, seconds)?;
+            Err(refusal) if damage::may_set_aside(kind, &path, &refusal, is_named) => {
+                let aside = damage::set_aside(kind, &path, identity, seconds)?;
                 warning = aside.map(|aside| {
                     let (file, aside) = (path.display(), aside.display());
-                    format!("the damaged cache `{file}` was set aside as `{aside}`")
+                    let noun = kind.noun;
+                    format!("the damaged {noun} `{file}` was set aside as `{aside}`")
                 });
             }
             // A name can be mistyped; then the file is not damaged but something else.
-            Err(Refusal::Damaged) if is_named => return Err(Refusal::Foreign.words(&path)),
-            Err(refusal) => return Err(refusal.words(&path)),
+            Err(Refusal::Damaged) if is_named => return Err(Refusal::Foreign.words(kind, &path)),
+            Err(refusal) => return Err(refusal.words(kind, &path)),
         }
     }
     Err(format!(
-        "the cache `{}` is replaced again and again",
+        "the {} `{}` is replaced again and again",
+        kind.noun,
         path.display()
     ))
 }
 
 /// Opens the file as it is.
-pub(super) fn connect(path: &Path) -> Result<Connection, Refusal> {
+pub(super) fn connect(kind: &Kind, path: &Path) -> Result<Connection, Refusal> {
     // A mutex of ours stands around each connection.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     patiently(|| {
@@ -96,16 +102,16 @@ pub(super) fn connect(path: &Path) -> Result<Connection, Refusal> {
         // The log stays for the next process, which saves every process the last one's work; and
         // nobody waits for a lock when leaving.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        identify(&connection)?;
+        identify(kind, &connection)?;
         Ok(connection)
     })
 }
 
 /// A cache that lives as long as the connection.
-pub(super) fn connect_memory() -> Result<Connection, Refusal> {
+pub(super) fn connect_memory(kind: &Kind) -> Result<Connection, Refusal> {
     let connection = Connection::open_in_memory()?;
     prepare(&connection)?;
-    schema::migrate(&connection, &STEPS)?;
+    schema::migrate(&connection, kind)?;
     Ok(connection)
 }
 
@@ -128,25 +134,25 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Makes sure that it is a cache of ours, of this version, with its log.
-fn identify(connection: &Connection) -> Result<(), Refusal> {
+fn identify(kind: &Kind, connection: &Connection) -> Result<(), Refusal> {
     let application: i32 =
         connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
-    if application != APPLICATION {
+    if application != kind.application {
         return Err(Refusal::Foreign);
     }
     let version = schema::version_of(connection)?;
-    if version > schema::version() {
+    if version > kind.version() {
         return Err(Refusal::Newer);
     }
-    if version < schema::version() {
-        schema::migrate(connection, &STEPS)?;
+    if version < kind.version() {
+        schema::migrate(connection, kind)?;
     }
     let journal: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
     if journal != "wal" {
         // Somebody changed it with a tool.
         use_log(connection)?;
     }
-    entry::rehearse(connection)?;
+    (kind.rehearse)(connection)?;
     Ok(())
 }
 
@@ -175,12 +181,16 @@ enum Unmade {
 }
 
 impl Unmade {
-    fn words(&self, path: &Path) -> String {
+    fn words(&self, kind: &Kind, path: &Path) -> String {
         let reason = match self {
             Self::Io(error) => crate::error::reason(error),
             Self::Sqlite(error) => reason(error),
         };
-        format!("the cache `{}` cannot be made: {reason}", path.display())
+        format!(
+            "the {} `{}` cannot be made: {reason}",
+            kind.noun,
+            path.display()
+        )
     }
 }
 
@@ -197,9 +207,9 @@ impl From<rusqlite::Error> for Unmade {
 }
 
 /// Makes the file, unless another process does.
-fn make(path: &Path) -> Result<(), Unmade> {
+fn make(kind: &Kind, path: &Path) -> Result<(), Unmade> {
     let lock = file::lock(path);
-    let is_empty = match file::find(path) {
+    let is_empty = match file::find(kind, path) {
         Ok(Found::Nothing) => false,
         Ok(Found::Empty) => true,
         // Another was faster, or the next look tells what is wrong.
@@ -212,7 +222,7 @@ fn make(path: &Path) -> Result<(), Unmade> {
         file::beside(path, &format!(".new-{}", std::process::id()))
     };
     damage::remove_all(&new)?;
-    let made = build(&new).and_then(|()| {
+    let made = build(kind, &new).and_then(|()| {
         // A log of a file that was removed by hand would be taken for one of this file.
         damage::forget(path)?;
         damage::remove_companions(path)?;
@@ -230,7 +240,7 @@ fn make(path: &Path) -> Result<(), Unmade> {
     made
 }
 
-fn build(new: &Path) -> Result<(), Unmade> {
+fn build(kind: &Kind, new: &Path) -> Result<(), Unmade> {
     file::make_private(new)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(new, flags)?;
@@ -239,7 +249,7 @@ fn build(new: &Path) -> Result<(), Unmade> {
     // Nobody sees it yet, so that it need reach the disk only once.
     connection.pragma_update(None, "synchronous", "OFF")?;
     use_log(&connection)?;
-    schema::migrate(&connection, &STEPS)?;
+    schema::migrate(&connection, kind)?;
     // Its log goes into the file and away.
     connection.close().map_err(|(_, error)| error)?;
     Ok(File::options().write(true).open(new)?.sync_all()?)

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::reason;
+use crate::store::schema::Kind;
 
 /// How long the lock of a folder is waited for. It is held for milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -60,57 +61,59 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
 
 /// Makes sure that there is a folder which nobody else may write; a folder that the user named is
 /// not made.
-pub(super) fn prepare_folder(path: &Path, is_named: bool) -> Result<(), String> {
+pub(super) fn prepare_folder(kind: &Kind, path: &Path, is_named: bool) -> Result<(), String> {
     let folder = folder(path);
-    let shown = folder.display();
+    let (noun, shown) = (kind.noun, folder.display());
     if !is_named {
         make_private_folder(folder).map_err(|error| {
             format!(
-                "the folder `{shown}` of the cache cannot be made: {}",
+                "the folder `{shown}` of the {noun} cannot be made: {}",
                 reason(&error)
             )
         })?;
     }
     let metadata = fs::metadata(folder).map_err(|error| {
         format!(
-            "the folder `{shown}` of the cache cannot be used: {}",
+            "the folder `{shown}` of the {noun} cannot be used: {}",
             reason(&error)
         )
     })?;
     if !metadata.is_dir() {
         return Err(format!(
-            "`{shown}`, where the cache should be, is no folder"
+            "`{shown}`, where the {noun} should be, is no folder"
         ));
     }
     match objection(&metadata, true) {
-        Some(objection) => Err(format!("the folder `{shown}` of the cache {objection}")),
+        Some(objection) => Err(format!("the folder `{shown}` of the {noun} {objection}")),
         None => Ok(()),
     }
 }
 
 /// Looks at what stands at the place of the cache, and whether it may be trusted.
-pub(super) fn find(path: &Path) -> Result<Found, String> {
-    let shown = path.display();
+pub(super) fn find(kind: &Kind, path: &Path) -> Result<Found, String> {
+    let (noun, shown) = (kind.noun, path.display());
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(error) => {
             return Err(format!(
-                "the cache `{shown}` cannot be opened: {}",
+                "the {noun} `{shown}` cannot be opened: {}",
                 reason(&error)
             ));
         }
     };
     if metadata.is_dir() {
-        return Err(format!("`{shown}`, where the cache should be, is a folder"));
+        return Err(format!(
+            "`{shown}`, where the {noun} should be, is a folder"
+        ));
     }
     if !metadata.is_file() {
         return Err(format!(
-            "`{shown}`, where the cache should be, is no regular file"
+            "`{shown}`, where the {noun} should be, is no regular file"
         ));
     }
     if let Some(objection) = objection(&metadata, false) {
-        return Err(format!("the cache `{shown}` {objection}"));
+        return Err(format!("the {noun} `{shown}` {objection}"));
     }
     Ok(if metadata.len() == 0 {
         Found::Empty

@@ -15,6 +15,7 @@ mod entry;
 mod file;
 mod prune;
 mod schema;
+pub mod slots;
 mod trouble;
 pub mod upkeep;
 mod writer;

@@ -6,15 +6,35 @@
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-/// What SQLite's `application_id` says of a cache of gptpipe: "gptC".
-pub(super) const APPLICATION: i32 = 0x6770_7443;
+use crate::store::entry;
+
+/// What one of our files is for.
+#[derive(Debug)]
+pub(super) struct Kind {
+    /// What messages call it.
+    pub(super) noun: &'static str,
+    /// What SQLite's `application_id` says of it.
+    pub(super) application: i32,
+    /// What leads from each version to the next.
+    pub(super) steps: &'static [&'static str],
+    /// Prepares what is asked often, and so finds out whether the tables are right.
+    pub(super) rehearse: fn(&Connection) -> rusqlite::Result<()>,
+}
+
+/// Remembered replies: "gptC".
+pub(super) static CACHE: Kind = Kind {
+    noun: "cache",
+    application: 0x6770_7443,
+    steps: &STEPS,
+    rehearse: entry::rehearse,
+};
 
 /// Bytes of a page.
 pub(super) const PAGE: u64 = 4096;
 
 /// What leads from each version to the next; a file's `user_version` says how many it has behind
 /// it. A step that was released is never changed. Times are microseconds since 1970.
-pub(super) const STEPS: [&str; 1] = ["
+const STEPS: [&str; 1] = ["
     CREATE TABLE entry (
         id INTEGER PRIMARY KEY,    -- the first eight bytes of the key
         body INTEGER NOT NULL,
@@ -44,13 +64,11 @@ pub(super) const STEPS: [&str; 1] = ["
     ) STRICT, WITHOUT ROWID;
 "];
 
-/// The version that this program writes.
-pub(super) fn version() -> i64 {
-    version_after(&STEPS)
-}
-
-fn version_after(steps: &[&str]) -> i64 {
-    i64::try_from(steps.len()).unwrap_or(i64::MAX)
+impl Kind {
+    /// The version that this program writes.
+    pub(super) fn version(&self) -> i64 {
+        i64::try_from(self.steps.len()).unwrap_or(i64::MAX)
+    }
 }
 
 /// The version of the file; 0 where nothing was made yet.
@@ -60,12 +78,12 @@ pub(super) fn version_of(connection: &Connection) -> rusqlite::Result<i64> {
 
 /// Brings the file to the version of the last step. Several processes may try at once: each looks
 /// again once it alone may write.
-pub(super) fn migrate(connection: &Connection, steps: &[&str]) -> rusqlite::Result<()> {
+pub(super) fn migrate(connection: &Connection, kind: &Kind) -> rusqlite::Result<()> {
     let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
     let version = version_of(connection)?;
     let missing = usize::try_from(version)
         .ok()
-        .and_then(|version| steps.get(version..))
+        .and_then(|version| kind.steps.get(version..))
         .unwrap_or_default();
     if missing.is_empty() {
         return transaction.commit();
@@ -73,7 +91,7 @@ pub(super) fn migrate(connection: &Connection, steps: &[&str]) -> rusqlite::Resu
     for step in missing {
         connection.execute_batch(step)?;
     }
-    connection.pragma_update(None, "application_id", APPLICATION)?;
-    connection.pragma_update(None, "user_version", version_after(steps))?;
+    connection.pragma_update(None, "application_id", kind.application)?;
+    connection.pragma_update(None, "user_version", kind.version())?;
     transaction.commit()
 }

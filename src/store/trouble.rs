@@ -9,6 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Error, ErrorCode};
 
+use crate::store::schema::Kind;
+
 /// What every warning of a cache that cannot be used ends with.
 pub(super) const WITHOUT: &str = "going on without a cache";
 
@@ -43,13 +45,13 @@ impl From<Error> for Refusal {
 
 impl Refusal {
     /// The reason, without the end that says what happens now.
-    pub(super) fn words(&self, path: &Path) -> String {
-        let file = path.display();
+    pub(super) fn words(&self, kind: &Kind, path: &Path) -> String {
+        let (noun, file) = (kind.noun, path.display());
         match self {
-            Self::Damaged => format!("the cache `{file}` is damaged"),
-            Self::Foreign => format!("`{file}` is no cache of gptpipe and is left as it is"),
-            Self::Newer => format!("the cache `{file}` was made by a newer gptpipe"),
-            Self::Failed(error) => format!("the cache `{file}` cannot be used: {}", reason(error)),
+            Self::Damaged => format!("the {noun} `{file}` is damaged"),
+            Self::Foreign => format!("`{file}` is no {noun} of gptpipe and is left as it is"),
+            Self::Newer => format!("the {noun} `{file}` was made by a newer gptpipe"),
+            Self::Failed(error) => format!("the {noun} `{file}` cannot be used: {}", reason(error)),
         }
     }
 }

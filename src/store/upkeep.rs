@@ -15,6 +15,7 @@ use crate::store::damage;
 use crate::store::database;
 use crate::store::file::{self, Found};
 use crate::store::prune::{self, Limits};
+use crate::store::schema::CACHE;
 use crate::store::trouble::Refusal;
 use crate::store::writer;
 
@@ -103,11 +104,11 @@ pub fn clear(path: &Path) -> Result<Cleared, Error> {
         Err(Refused::Place(words)) => return Err(Error::usage(words)),
         Err(Refused::File(refusal, found)) => {
             // A file that was named and is not ours is never moved, let alone deleted.
-            if !damage::may_set_aside(&path, &refusal, true) {
-                return Err(Error::usage(refusal.words(&path)));
+            if !damage::may_set_aside(&CACHE, &path, &refusal, true) {
+                return Err(Error::usage(refusal.words(&CACHE, &path)));
             }
             let seconds = cache::now() / writer::SECOND;
-            damage::set_aside(&path, found, seconds).map_err(Error::usage)?;
+            damage::set_aside(&CACHE, &path, found, seconds).map_err(Error::usage)?;
         }
     }
     let mut after = bytes_of(&path);
@@ -132,14 +133,14 @@ enum Refused {
 
 /// None: there is no file.
 fn open_as_it_is(path: &Path) -> Result<Option<Connection>, Refused> {
-    let Found::File(identity) = file::find(path).map_err(Refused::Place)? else {
+    let Found::File(identity) = file::find(&CACHE, path).map_err(Refused::Place)? else {
         return Ok(None);
     };
     let refuse = |refusal| Refused::File(refusal, identity);
     if damage::is_condemned(path, identity) {
         return Err(refuse(Refusal::Damaged));
     }
-    let connection = database::connect(path).map_err(refuse)?;
+    let connection = database::connect(&CACHE, path).map_err(refuse)?;
     Ok(Some(connection))
 }
 
@@ -147,20 +148,20 @@ fn open(path: &Path) -> Result<Option<Connection>, Error> {
     open_as_it_is(path).map_err(|refused| match refused {
         Refused::Place(words) => Error::usage(words),
         Refused::File(Refusal::Damaged, _) => damaged(path),
-        Refused::File(refusal, _) => Error::usage(refusal.words(path)),
+        Refused::File(refusal, _) => Error::usage(refusal.words(&CACHE, path)),
     })
 }
 
 fn failure(path: &Path, error: rusqlite::Error) -> Error {
     match Refusal::from(error) {
         Refusal::Damaged => damaged(path),
-        refusal => Error::usage(refusal.words(path)),
+        refusal => Error::usage(refusal.words(&CACHE, path)),
     }
 }
 
 fn damaged(path: &Path) -> Error {
     Error::usage_hint(
-        Refusal::Damaged.words(path),
+        Refusal::Damaged.words(&CACHE, path),
         "the next run that uses it sets it aside if it is a cache of gptpipe; \
          `gptpipe cache clear` deletes it",
     )

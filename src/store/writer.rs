@@ -19,6 +19,7 @@ use crate::store::database;
 use crate::store::entry::{self, Entry, Key};
 use crate::store::file::{self, Identity};
 use crate::store::prune::{self, Limits, Pages};
+use crate::store::schema::CACHE;
 use crate::store::trouble::{Trouble, is_damage, is_full, reason};
 
 /// Entries that may wait for the thread.
@@ -276,7 +277,7 @@ impl Writer {
         {
             let seconds = self.common.clock.now() / SECOND;
             // If another process set the file aside meanwhile, this opens the new one.
-            match database::open(&place.path, place.is_named, seconds) {
+            match database::open(&CACHE, &place.path, place.is_named, seconds) {
                 Ok(opened) => {
                     if let Err(error) = set_limits(&opened.connection, self.common.limits) {
                         self.common.fail(&error);

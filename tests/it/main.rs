@@ -17,6 +17,7 @@ mod filter; // bytes in, bytes out: encodings, files, operands
 mod key; // the key is where it belongs and nowhere else
 mod laws; // what holds for every input: nothing is lost, every chunk fits
 mod layout; // the import law of the sources
+mod limit; // rates and requests in flight, shared by processes
 mod order; // output order, requests in flight, memory
 mod pipes; // readers that leave, full disks, signals
 mod resume; // ends from outside, and running again from there

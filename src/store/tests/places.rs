@@ -158,7 +158,15 @@ fn a_newer_version_is_left_alone_everywhere() {
 
 #[test]
 fn an_older_version_is_brought_up_to_this_one_once() {
-    use crate::store::schema::{migrate, version_of};
+    use crate::store::schema::{Kind, migrate, version_of};
+    fn kind(steps: &[&'static str]) -> Kind {
+        Kind {
+            noun: "cache",
+            application: 1,
+            steps: steps.to_vec().leak(),
+            rehearse: |_| Ok(()),
+        }
+    }
     let folder = Folder::new();
     let path = folder.file();
     Connection::open(&path).unwrap();
@@ -167,13 +175,13 @@ fn an_older_version_is_brought_up_to_this_one_once() {
         "ALTER TABLE a ADD COLUMN y; INSERT INTO a VALUES (2, 2);",
         "INSERT INTO a VALUES (3, 3);",
     ];
-    migrate(&Connection::open(&path).unwrap(), &steps[..1]).unwrap();
+    migrate(&Connection::open(&path).unwrap(), &kind(&steps[..1])).unwrap();
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
                 let connection = Connection::open(&path).unwrap();
                 connection.busy_timeout(Duration::from_secs(30)).unwrap();
-                migrate(&connection, &steps).unwrap();
+                migrate(&connection, &kind(&steps)).unwrap();
             });
         }
     });
@@ -190,7 +198,7 @@ fn an_older_version_is_brought_up_to_this_one_once() {
         steps[2],
         "DELETE FROM a; DELETE FROM nowhere;",
     ];
-    migrate(&connection, &broken).unwrap_err();
+    migrate(&connection, &kind(&broken)).unwrap_err();
     assert_eq!(version_of(&connection).unwrap(), 3);
     let left: i64 = connection
         .query_row("SELECT count(*) FROM a", [], |row| row.get(0))
