@@ -35,6 +35,7 @@ pub(crate) struct Gptpipe {
     input: Input,
     stdout: Option<Stdio>,
     stderr: Option<Stdio>,
+    hangs: Duration,
     home: Arc<Folder>,
 }
 
@@ -53,6 +54,7 @@ pub(crate) fn gptpipe() -> Gptpipe {
         input: Input::Bytes(Vec::new()),
         stdout: None,
         stderr: None,
+        hangs: HANGS,
         home: Arc::new(Folder::new()),
     }
 }
@@ -89,6 +91,18 @@ impl Gptpipe {
     pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.variables
             .push((name.into(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// It hangs only after four times the usual.
+    pub(crate) fn patient(mut self) -> Self {
+        self.hangs = 4 * HANGS;
+        self
+    }
+
+    /// Runs in this home, as runs before it may have.
+    pub(crate) fn at(mut self, home: &Arc<Folder>) -> Self {
+        self.home = Arc::clone(home);
         self
     }
 
@@ -213,7 +227,7 @@ impl Gptpipe {
             errors,
             feeder,
             readers,
-            watchdog: watch(pid),
+            watchdog: watch(pid, self.hangs),
             home: self.home,
         }
     }
@@ -246,10 +260,10 @@ fn ignores_signals() -> bool {
 }
 
 /// Kills a process that hangs; ends when the sender is dropped.
-fn watch(pid: Pid) -> Sender<()> {
+fn watch(pid: Pid, hangs: Duration) -> Sender<()> {
     let (sender, receiver) = channel::<()>();
     thread::spawn(move || {
-        if receiver.recv_timeout(HANGS) == Err(RecvTimeoutError::Timeout) {
+        if receiver.recv_timeout(hangs) == Err(RecvTimeoutError::Timeout) {
             let _ = kill_process(pid, Signal::KILL);
         }
     });
@@ -307,6 +321,13 @@ impl Running {
     #[track_caller]
     pub(crate) fn wait_stdout(&self, is_there: impl Fn(&[u8]) -> bool) -> Vec<u8> {
         self.gathered.wait(is_there)
+    }
+
+    /// Waits until standard error is as it should be.
+    #[track_caller]
+    pub(crate) fn wait_stderr(&self, is_there: impl Fn(&str) -> bool) {
+        self.errors
+            .wait(|bytes| is_there(&String::from_utf8_lossy(bytes)));
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -634,6 +655,11 @@ impl Folder {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::create_dir_all(&path).unwrap();
         Self { path }
+    }
+
+    /// A home for several runs.
+    pub(crate) fn home() -> Arc<Self> {
+        Arc::new(Self::new())
     }
 
     /// Writes a file and gives its path.

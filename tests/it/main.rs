@@ -7,6 +7,7 @@
 mod harness; // runs the binary and judges how it ended; seeds and folders of a test
 mod proxy; // HTTP and SOCKS proxies on loopback
 mod server; // a scripted OpenAI-compatible server on loopback, with every fault a real one has
+mod tls; // certificates of an authority that lives for one test
 
 mod api; // what is sent, what is understood: bodies of both APIs, recorded answers, connections
 mod cache; // what is remembered: hits, misses, damage, processes side by side
@@ -18,6 +19,7 @@ mod key; // the key is where it belongs and nowhere else
 mod laws; // what holds for every input: nothing is lost, every chunk fits
 mod layout; // the import law of the sources
 mod limit; // rates and requests in flight, shared by processes
+mod matrix; // every fault, at every rate: nothing lost, nothing asked twice, an honest end
 mod order; // output order, requests in flight, memory
 mod pipes; // readers that leave, full disks, signals
 mod resume; // ends from outside, and running again from there

@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::harness::HANGS;
 
@@ -26,6 +26,8 @@ pub(crate) struct Request {
     /// Its connection, from 0, and its place there, from 0.
     pub(crate) connection: usize,
     pub(crate) ordinal_there: usize,
+    /// When it had come.
+    pub(crate) arrived: Instant,
     pub(crate) method: String,
     pub(crate) path: String,
     /// Names are in lower case.
@@ -197,6 +199,24 @@ impl Answer {
     pub(crate) fn counted(mut self, prompt_tokens: usize) -> Self {
         self.prompt_tokens = prompt_tokens;
         self
+    }
+
+    /// Everything that is sent.
+    pub(crate) fn bytes(mut self) -> Vec<u8> {
+        self.gather();
+        match self.steps.pop() {
+            Some(Step::Bytes(bytes)) => bytes,
+            _ => Vec::new(),
+        }
+    }
+
+    /// Only so many bytes of it, sent at once.
+    pub(crate) fn cut(self, length: usize) -> Self {
+        let mut answer = Self::new(self.is_chat);
+        let mut bytes = self.bytes();
+        bytes.truncate(length);
+        answer.steps.push(Step::Bytes(bytes));
+        answer
     }
 
     /// A piece of a body, framed as it has to be.
@@ -388,6 +408,10 @@ impl Server {
 
     fn launch(script: Script, keeps_requests: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::on(listener, script, keeps_requests)
+    }
+
+    fn on(listener: TcpListener, script: Script, keeps_requests: bool) -> Self {
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             script,
@@ -477,6 +501,33 @@ impl Server {
                 return;
             }
         }
+    }
+}
+
+/// A port of the test's own where nobody listens yet: connections to it are refused.
+pub(crate) struct Closed(Socket);
+
+impl Closed {
+    pub(crate) fn new() -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(&any.into()).unwrap();
+        Self(socket)
+    }
+
+    /// The base URL of the server that may come.
+    pub(crate) fn url(&self) -> String {
+        let address = self.0.local_addr().unwrap().as_socket().unwrap();
+        format!("http://{address}/v1")
+    }
+
+    /// Opens: from now on requests are answered.
+    pub(crate) fn open(
+        self,
+        script: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Server {
+        self.0.listen(128).unwrap();
+        Server::on(self.0.into(), Box::new(script), true)
     }
 }
 
@@ -690,6 +741,7 @@ fn read(reader: &mut BufReader<&TcpStream>) -> io::Result<Option<Request>> {
         arrived: Instant::now(),
         connection: 0,
         ordinal_there: 0,
+        arrived: Instant::now(),
         method,
         path,
         headers,

@@ -15,9 +15,6 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::ServerConfig;
-use rustls::pki_types::PrivateKeyDer;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
@@ -25,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::harness::{Folder, Gptpipe, gptpipe, lines};
 use crate::proxy::{Kind, Proxy};
 use crate::server::{Answer, Server};
+use crate::tls::identity;
 
 /// What a request over TLS looked like.
 #[derive(Clone, Debug)]
@@ -46,29 +44,7 @@ struct TlsServer {
 
 impl TlsServer {
     fn start(names: &[&str], protocols: &[&str]) -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let certificate = CertificateParams::new(names)
-            .unwrap()
-            .signed_by(&key, &authority)
-            .unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![certificate.der().clone()],
-                PrivateKeyDer::Pkcs8(key.serialize_der().into()),
-            )
-            .unwrap();
-        config.alpn_protocols = protocols
-            .iter()
-            .map(|name| name.as_bytes().to_vec())
-            .collect();
+        let (config, authority) = identity(names, protocols);
         let folder = Folder::new();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -76,7 +52,7 @@ impl TlsServer {
         let (stop, stopped) = oneshot::channel();
         let server = Self {
             address: listener.local_addr().unwrap(),
-            authority: folder.write("authority.pem", authority.pem()),
+            authority: folder.write("authority.pem", authority),
             seen: Arc::clone(&seen),
             _stop: stop,
             _folder: folder,
@@ -90,7 +66,7 @@ impl TlsServer {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
                 tokio::select! {
                     _ = stopped => {}
-                    () = accept(listener, TlsAcceptor::from(Arc::new(config)), seen) => {}
+                    () = accept(listener, TlsAcceptor::from(config), seen) => {}
                 }
             });
         });

@@ -12,15 +12,15 @@ use crate::harness::{Gptpipe, Reader, gptpipe};
 use crate::server::{Gate, Request, Server};
 
 /// A terminal with its user.
-struct Terminal {
-    screen: Reader,
+pub(crate) struct Terminal {
+    pub(crate) screen: Reader,
     /// The program's end. It has to be gone before the screen can end.
     line: OwnedFd,
     _user: OwnedFd,
 }
 
 impl Terminal {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let user = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&user).unwrap();
         unlockpt(&user).unwrap();
@@ -45,19 +45,19 @@ impl Terminal {
         }
     }
 
-    fn line(&self) -> OwnedFd {
+    pub(crate) fn line(&self) -> OwnedFd {
         self.line.try_clone().unwrap()
     }
 
     /// Everything that was shown, once the program is gone.
-    fn shown(self) -> String {
+    pub(crate) fn shown(self) -> String {
         drop(self.line);
         self.screen.finish()
     }
 }
 
 /// The program on a terminal of the usual kind, with input from a pipe.
-fn on_terminal() -> Gptpipe {
+pub(crate) fn on_terminal() -> Gptpipe {
     gptpipe().env("TERM", "xterm-256color")
 }
 
