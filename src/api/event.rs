@@ -117,6 +117,8 @@ impl Decoder {
         };
         match taken {
             Ok(()) => {}
+            // The reply is whole; half of a count or of `[DONE]` takes nothing from it.
+            Err(Bad::Json(_)) if self.is_finished() => {}
             // A named event of neither format, such as a gateway's ping, need not be JSON.
             Err(Bad::Json(_))
                 if data.is_empty() || !matches!(name, "" | "message") && !data.starts_with('{') => {

@@ -705,6 +705,11 @@ fn only_a_reason_makes_a_reply_whole() {
     for body in ["", "\n\n", ": ping\n\n"] {
         assert_eq!(chat(body).unwrap_err().kind, Kind::Empty);
     }
+    // Nor does a body that ends within what follows the reason.
+    for rest in ["data: [DO", "data: {\"choices\": [], \"usage\": {\"pro"] {
+        let body = stream_of(&[&delta(r#""a""#), &reason("stop")]) + rest;
+        assert_eq!(chat(&body).unwrap().text, "a", "{rest}");
+    }
     // A connection that fails after the reason takes nothing away.
     let body = stream_of(&[&delta(r#""a""#), &reason("stop")]);
     let reset = Failure::new(Kind::Cut, "reset");

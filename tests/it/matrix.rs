@@ -6,6 +6,7 @@
 //! to be right to the request. Those that do not pass have to end the run honestly. The rooms below
 //! say which faults.
 
+mod body; // replies that break off, are cut short or say that something went wrong
 mod connection; // connections that cannot be made, are refused or are not secure
 mod fatal; // what no further attempt can mend: exit status, message, and nothing asked afterwards
 mod halves; // texts that are too long for the model, and servers that drop a part of them
