@@ -291,14 +291,17 @@ impl Asking<'_> {
                 let limit = self.permit.as_ref().and_then(Permit::refused);
                 self.tell_limit(limit, failure.kind.phrase());
             }
-            let next = retry.next(&failure, fastrand::f64());
-            self.tell_failure(&failure, began.elapsed(), next);
+            let took = began.elapsed();
+            let mut next = retry.next(&failure, fastrand::f64());
+            if let Next::Again(_) = next
+                && (self.is_pointless() || !self.restart(trim.is_some()))
+            {
+                next = Next::GiveUp;
+            }
+            self.tell_failure(&failure, took, next);
             let Next::Again(wait) = next else {
                 return Err(failure);
             };
-            if self.is_pointless() || !self.restart(trim.is_some()) {
-                return Err(failure);
-            }
             *trim = trim.as_ref().map(|_| Trim::default());
             self.permit = None;
             is_fresh = failure.kind == Kind::Closed;
@@ -368,14 +371,18 @@ impl Asking<'_> {
             live.restart();
             return true;
         }
-        if self.asker.options.can_restart {
-            self.asker.messages.warning(&format!(
-                "{}: the reply broke off after its beginning was shown; it is shown anew",
-                self.place.name()
-            ));
+        let can_restart = self.asker.options.can_restart;
+        let what = if can_restart {
             live.restart();
-        }
-        self.asker.options.can_restart
+            "shown; it is shown anew"
+        } else {
+            "written, so it is not asked for again"
+        };
+        self.asker.messages.warning(&format!(
+            "{}: the reply broke off after its beginning was {what}",
+            self.place.name()
+        ));
+        can_restart
     }
 
     async fn remember(&self, key: Key, entry: Entry) {

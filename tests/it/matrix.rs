@@ -11,6 +11,7 @@ mod connection; // connections that cannot be made, are refused or are not secur
 mod fatal; // what no further attempt can mend: exit status, message, and nothing asked afterwards
 mod halves; // texts that are too long for the model, and servers that drop a part of them
 mod http2; // streams that are reset, and connections that are told to go away
+mod live; // replies that break off after somebody saw their beginning
 mod patience; // how often and how long: retries, waits, and what all requests wait for
 mod status; // statuses that pass, with everything that servers put beside them
 
