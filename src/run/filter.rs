@@ -152,7 +152,9 @@ async fn ask(
         });
     }
     if !matches!(ended, Err(Error::ReaderLeft)) {
-        summarize(&tally, config.on_error, memory.lasts, &messages);
+        // After a run that broke off there is more to send than what failed in it.
+        let is_rest = memory.lasts && ended.is_ok();
+        summarize(&tally, config.on_error, is_rest, &messages);
     }
     ended?;
     Ok(if tally.cut + tally.failures > 0 {
@@ -219,8 +221,8 @@ async fn finish_output(
     }
 }
 
-/// Tells which chunks failed while the run went on.
-fn summarize(tally: &Tally, on_error: OnError, is_remembered: bool, messages: &Messages) {
+/// Tells which chunks failed while the run went on, and whether they are all that running again sends.
+fn summarize(tally: &Tally, on_error: OnError, is_rest: bool, messages: &Messages) {
     if tally.failures == 0 {
         return;
     }
@@ -233,8 +235,7 @@ fn summarize(tally: &Tally, on_error: OnError, is_remembered: bool, messages: &M
     if untold > 0 {
         lines.push(format!("and {untold} more"));
     }
-    let hint =
-        is_remembered.then_some("what was answered is remembered: run again to send only these");
+    let hint = is_rest.then_some("what was answered is remembered: run again to send only these");
     messages.summary(
         &format!(
             "{} of {} chunks failed and were {instead}:",

@@ -14,6 +14,7 @@ mod http2; // streams that are reset, and connections that are told to go away
 mod live; // replies that break off after somebody saw their beginning
 mod patience; // how often and how long: retries, waits, and what all requests wait for
 mod status; // statuses that pass, with everything that servers put beside them
+mod summary; // runs that go on after a failure, and what they say in the end
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
