@@ -17,27 +17,35 @@ use crate::input::word::{EITHER, MONTHS, NUMBERED, STARTERS, TITLES};
 /// How many bytes after a stop are looked at for the next letter.
 const SHADOW: usize = 64;
 
+/// No abbreviation is longer.
+const LONGEST_ENTRY: usize = 6;
+
 /// The longest word that is looked up.
 const LONGEST_WORD: usize = 16;
 
-/// What a byte can be the start of.
-const NOTHING: u8 = 0;
-const ASCII_STOP: u8 = 1;
-const WIDE_STOP: u8 = 2;
+/// The first byte of some stop; other characters start so too.
+#[allow(
+    clippy::needless_bitwise_bool,
+    reason = "branches would keep it from becoming vector instructions"
+)]
+fn is_start(byte: u8) -> bool {
+    (byte == b'.')
+        | (byte == b'!')
+        | (byte == b'?')
+        | (byte == 0xef)
+        | (byte.wrapping_sub(0xd6) <= 0xe3 - 0xd6)
+}
 
-static STARTS: [u8; 256] = {
-    let mut starts = [NOTHING; 256];
-    starts[b'.' as usize] = ASCII_STOP;
-    starts[b'!' as usize] = ASCII_STOP;
-    starts[b'?' as usize] = ASCII_STOP;
-    let wide: [u8; 9] = [0xd6, 0xd8, 0xdb, 0xdc, 0xe0, 0xe1, 0xe2, 0xe3, 0xef];
-    let mut at = 0;
-    while at < wide.len() {
-        starts[wide[at] as usize] = WIDE_STOP;
-        at += 1;
-    }
-    starts
-};
+/// The first byte in `bytes` that can be the start of a stop. Looked for in blocks, as a compiler makes vector
+/// instructions of those.
+fn find_start(bytes: &[u8]) -> Option<usize> {
+    let (blocks, _) = bytes.as_chunks::<32>();
+    let is_in = |block: &[u8; 32]| block.iter().fold(false, |any, &byte| any | is_start(byte));
+    let skipped = 32 * blocks.iter().position(is_in).unwrap_or(blocks.len());
+    let rest = bytes.get(skipped..).unwrap_or_default();
+    let found = rest.iter().position(|&byte| is_start(byte));
+    found.map(|found| skipped + found)
+}
 
 /// Cuts `text` into sentences, each with the white space after it; white space at the start goes with
 /// the first. Joined they are `text`.
@@ -132,10 +140,7 @@ impl Segmenter {
         // A stop right before `from` can have its sentence's end there.
         let mut at = text.floor_char_boundary(from.saturating_sub(SHADOW));
         let end = to.min(bytes.len());
-        while let Some(found) = bytes.get(at..end).and_then(|rest| {
-            rest.iter()
-                .position(|&byte| STARTS[usize::from(byte)] != NOTHING)
-        }) {
+        while let Some(found) = bytes.get(at..end).and_then(find_start) {
             at += found;
             let Some(stop) = Stop::at(text, at) else {
                 at += char_length(bytes[at]);
@@ -285,6 +290,17 @@ fn end_after(text: &str, stop: &Stop, breaks: &[Break], shadow: &mut String) -> 
     if mark == b'.' && stop.is_single && is_abbreviated(text, stop.start, breaks) {
         return None;
     }
+    // A stop, then a blank and a capital, or no blank and a letter without case: by all rules an end.
+    let is_last = breaks.first().is_none_or(|line| line.at > stop.end);
+    let is_plain = match (mark, after.as_bytes()) {
+        (b'.' | b'!' | b'?', [b' ', b'A'..=b'Z', ..]) => is_last,
+        // What is no full stop here is `…`.
+        (0xe3 | 0xef, _) => is_last && ('\u{4e00}'..='\u{9fff}').contains(&next),
+        _ => false,
+    };
+    if is_plain && stop.is_single {
+        return Some(stop.end);
+    }
     let start = build_shadow(text, stop, breaks, shadow)?;
     let bound = shadow
         .split_sentence_bound_indices()
@@ -394,11 +410,12 @@ fn is_abbreviated(text: &str, at: usize, breaks: &[Break]) -> bool {
         return is_item || MONTHS.contains(&next_word);
     }
     let is_one_of = |list: &[&str]| {
-        list.iter().any(|entry| {
-            entry.len() == word.len()
-                && entry.get(1..) == word.get(1..)
-                && entry.get(..1).map(str::to_lowercase) == word.get(..1).map(str::to_lowercase)
-        })
+        word.len() <= LONGEST_ENTRY
+            && list.iter().any(|entry| {
+                entry.len() == word.len()
+                    && entry.get(1..) == word.get(1..)
+                    && entry.get(..1).map(str::to_lowercase) == word.get(..1).map(str::to_lowercase)
+            })
     };
     if is_one_of(TITLES) || (is_number && is_one_of(NUMBERED)) {
         return true;
