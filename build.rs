@@ -1,11 +1,13 @@
-//! Writes the tables that `src/token.rs` and `src/pretoken.rs` are built around.
+//! Writes the tables that `src/input/vocabulary.rs` and `src/input/pretoken.rs` are built around.
 //!
 //! Parsing a vocabulary takes tens of milliseconds, more than a whole run of this program may cost,
 //! so it is done here, once, and the program only looks things up in constant bytes. Per encoding:
-//! - `bytes`: all tokens one after the other, by id; `offsets` and `bases`: where each one starts;
-//! - `slots`: an open-addressing table from a token's hash to its id;
+//! - `4`, `8` and `16`: open-addressing tables of the tokens of up to so many bytes, with those and the id, so that
+//!   a search touches one cache line; `long`: of all others, with where they start in `bytes`;
 //! - `hashes`: a filter that says which hashes no token has;
-//! - `spans`: a filter that says between which characters a token can reach.
+//! - `spans`: a filter that says between which characters a token can reach;
+//! - `starts` and `ends`: filters that say where it can do so from or into the middle of one;
+//! - `pairs`: the ids of tokens of two ASCII characters; `characters`: how many tokens a character makes alone.
 //!
 //! And one two-stage table, `classes`, with the character classes of the splitting rules.
 //!
@@ -18,12 +20,11 @@ use std::path::Path;
 use bpe_openai::Tokenizer;
 use regex_syntax::hir::{Class, HirKind};
 
-/// Tokens whose starts are stored relative to one base; with the longest token of 128 bytes the
-/// relative starts fit in 16 bits.
-const TOKENS_PER_BASE: usize = 256;
-
-/// Bits of a slot that hold the id; the rest is a tag that saves most looks at wrong tokens.
+/// Bits of an entry that hold the id.
 const ID_BITS: u32 = 18;
+
+/// How many masks of characters that tokens start before there are.
+const STARTS: usize = 1 << 12;
 
 /// Characters per block of the class table.
 const BLOCK: usize = 128;
@@ -69,46 +70,81 @@ fn write_vocabulary(
                 .token_bytes(u32::try_from(id).expect("ids are 32 bits"))
         })
         .collect();
-    assert!(tokens.len() < (1 << ID_BITS) - 1, "ids fit in a slot");
+    assert!(tokens.len() < (1 << ID_BITS) - 1, "ids fit in an entry");
     assert!(tokens.iter().all(|token| (1..=128).contains(&token.len())));
 
-    let (mut bases, mut offsets, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
-    let mut base = 0;
-    // One more than there are tokens: a token ends where the next one starts.
-    for id in 0..=tokens.len() {
-        if id % TOKENS_PER_BASE == 0 {
-            base = bytes.len();
-            bases.extend(u32::try_from(base).expect("a few megabytes").to_le_bytes());
-        }
-        let offset = u16::try_from(bytes.len() - base).expect("256 tokens of 128 bytes");
-        offsets.extend(offset.to_le_bytes());
-        bytes.extend(tokens.get(id).copied().unwrap_or_default());
+    for (table, lengths, width) in [("4", 1..=4, 4), ("8", 5..=8, 8), ("16", 9..=16, 16)] {
+        let entries = tokens
+            .iter()
+            .enumerate()
+            .filter(|(_, token)| lengths.contains(&token.len()));
+        let entries =
+            entries.map(|(id, token)| (hash(token), entry(&padded(token, width), id, token)));
+        write(
+            out,
+            &format!("{name}.{table}"),
+            &open_addressing(entries.collect()),
+        );
     }
-
-    // So that 16 bytes can be read from the start of any token.
-    bytes.extend([0; 16]);
-
-    write(out, &format!("{name}.bases"), &bases);
-    write(out, &format!("{name}.offsets"), &offsets);
+    let (mut entries, mut bytes) = (Vec::new(), Vec::new());
+    for (id, token) in tokens
+        .iter()
+        .enumerate()
+        .filter(|(_, token)| token.len() > 16)
+    {
+        let start = u32::try_from(bytes.len())
+            .expect("some 100 KB")
+            .to_le_bytes();
+        entries.push((hash(token), entry(&start, id, token)));
+        bytes.extend(*token);
+    }
+    write(out, &format!("{name}.long"), &open_addressing(entries));
     write(out, &format!("{name}.bytes"), &bytes);
-    write(out, &format!("{name}.slots"), &slots(&tokens));
     write(out, &format!("{name}.hashes"), &hashes(&tokens, hash_bits));
-    write(out, &format!("{name}.spans"), &spans(&tokens, span_bits));
+    write(out, &format!("{name}.pairs"), &pairs(&tokens));
+    let ids = tokens.iter().copied().zip(0..).collect();
+    write(out, &format!("{name}.characters"), &characters(&ids));
+    let borders = Borders::of(&tokens, &ids, span_bits);
+    let bytes = |masks: &[u64]| -> Vec<u8> { masks.iter().flat_map(|m| m.to_le_bytes()).collect() };
+    write(out, &format!("{name}.spans"), &borders.spans);
+    write(out, &format!("{name}.starts"), &bytes(&borders.starts));
+    write(out, &format!("{name}.ends"), &bytes(&borders.ends));
+}
+
+fn padded(token: &[u8], width: usize) -> Vec<u8> {
+    let mut padded = token.to_vec();
+    padded.resize(width, 0);
+    padded
+}
+
+/// A key, then the id below the length: never 0, which stands for a free place.
+fn entry(key: &[u8], id: usize, token: &[u8]) -> Vec<u8> {
+    let tail = token.len() << ID_BITS | id;
+    let tail = u32::try_from(tail).expect("18 bits and 8").to_le_bytes();
+    [key, &tail].concat()
 }
 
 /// Lowest ids first, as they are the most frequent and then sit nearest to their home.
-fn slots(tokens: &[&[u8]]) -> Vec<u8> {
-    // 4/5 full; most searches for what is not there do not come here, see `hashes`.
-    let mut slots = vec![0_u32; tokens.len() * 5 / 4];
-    for (id, token) in (1..).zip(tokens) {
-        let hash = hash(token);
-        let mut at = (((hash & 0xffff_ffff) * slots.len() as u64) >> 32) as usize;
-        while slots[at] != 0 {
-            at = (at + 1) % slots.len();
+fn open_addressing(entries: Vec<(u64, Vec<u8>)>) -> Vec<u8> {
+    let width = entries.first().map_or(0, |(_, entry)| entry.len());
+    // 3/4 full: most searches for what is not there do not come here, see `hashes`.
+    let length = entries.len() * 4 / 3;
+    let mut table = vec![0; length * width];
+    let mut is_taken = vec![false; length];
+    for (hash, entry) in entries {
+        let mut at = home(hash, length);
+        while is_taken[at] {
+            at = (at + 1) % length;
         }
-        slots[at] = ((hash >> (32 + ID_BITS)) as u32) << ID_BITS | id;
+        is_taken[at] = true;
+        table[at * width..][..width].copy_from_slice(&entry);
     }
-    slots.into_iter().flat_map(u32::to_le_bytes).collect()
+    table
+}
+
+/// Where in a table of `length` entries a search begins: the same function as in `src/input/vocabulary.rs`.
+fn home(hash: u64, length: usize) -> usize {
+    (((hash & 0xffff_ffff) * length as u64) >> 32) as usize
 }
 
 /// The same function as in `src/input/vocabulary.rs`, where the reasons are.
@@ -136,28 +172,101 @@ fn hashes(tokens: &[&[u8]], bits: usize) -> Vec<u8> {
     hashes
 }
 
-/// One bit for every pair of neighbouring characters inside some token, by the hash of the pair.
-///
-/// A token can begin or end inside a character. Then only some bytes of that character are known,
-/// and what is entered is what is always known: the last byte on the left, the first on the right.
-fn spans(tokens: &[&[u8]], bits: usize) -> Vec<u8> {
-    let mut spans = vec![0_u8; bits / 8];
-    for token in tokens {
+/// The id of every token of two ASCII characters by those, and `u32::MAX` where there is none: merging a word
+/// starts with all its pairs.
+fn pairs(tokens: &[&[u8]]) -> Vec<u8> {
+    let mut pairs = vec![u32::MAX; 128 * 128];
+    for (id, token) in (0..).zip(tokens) {
+        if let [first @ ..0x80, second @ ..0x80] = **token {
+            pairs[usize::from(first) << 7 | usize::from(second)] = id;
+        }
+    }
+    pairs.into_iter().flat_map(u32::to_le_bytes).collect()
+}
+
+/// Where tokens reach from one character into the next.
+struct Borders {
+    /// One bit by the hash of a pair: some token holds both characters.
+    spans: Vec<u8>,
+    /// By the last bits of a character, one bit for the last byte of the one before it: some token starts inside
+    /// that one and holds this one, or the pair has to be treated as if it were so.
+    starts: Vec<u64>,
+    /// By the last byte of a character, one bit for the first byte of the next: some token ends inside that.
+    ends: Vec<u64>,
+}
+
+impl Borders {
+    fn of(tokens: &[&[u8]], ids: &HashMap<&[u8], usize>, span_bits: usize) -> Self {
+        let mut borders = Self {
+            spans: vec![0; span_bits / 8],
+            starts: vec![0; STARTS],
+            ends: vec![0; 256],
+        };
+        for (id, token) in tokens.iter().enumerate() {
+            borders.add(token, is_made_of_characters(ids, id, token));
+        }
+        borders
+    }
+
+    fn add(&mut self, token: &[u8], is_simple: bool) {
         let starts_character = |at: usize| token[at] & 0xc0 != 0x80;
         for middle in (1..token.len()).filter(|&at| starts_character(at)) {
             let start = (0..middle).rev().find(|&at| starts_character(at));
-            let last = u32::from(token[middle - 1]);
-            let end = middle + width(token[middle]);
-            let (left, right) = match (start, token.get(middle..end)) {
-                (Some(start), Some(right)) => (join(&token[start..middle]), join(right)),
-                (None, Some(right)) => (last, join(right)),
-                (_, None) => (last, u32::from(token[middle])),
+            let last = token[middle - 1];
+            let Some(right) = token.get(middle..middle + width(token[middle])) else {
+                self.ends[usize::from(last)] |= 1 << (token[middle] & 0x3f);
+                continue;
             };
-            let bit = pair_bit(left, right) % bits;
-            spans[bit / 8] |= 1 << (bit % 8);
+            let right = join(right);
+            if let Some(start) = start {
+                let bit = pair_bit(join(&token[start..middle]), right) % (8 * self.spans.len());
+                self.spans[bit / 8] |= 1 << (bit % 8);
+            }
+            if start.is_none() || !is_simple {
+                self.starts[start_index(right)] |= 1 << (last & 0x3f);
+            }
         }
     }
-    spans
+}
+
+/// Whether merging bytes can make `token` only of whole characters, each of which is a token itself and is complete
+/// before `token` could be made. Merging may then begin with characters in place of bytes.
+fn is_made_of_characters(ids: &HashMap<&[u8], usize>, id: usize, token: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(token) else {
+        // What is cut at its ends is told of by `starts` and `ends`.
+        return true;
+    };
+    text.char_indices().all(|(at, character)| {
+        let (parts, latest) = encode(ids, &token[at..at + character.len_utf8()]);
+        parts == 1 && latest.is_none_or(|latest| latest < id)
+    })
+}
+
+/// How many tokens some bytes make, and the highest id that was merged on the way.
+fn encode(ids: &HashMap<&[u8], usize>, bytes: &[u8]) -> (usize, Option<usize>) {
+    let mut borders: Vec<usize> = (0..=bytes.len()).collect();
+    let mut latest = None;
+    loop {
+        let pairs = borders.windows(3).enumerate();
+        let known = pairs.filter_map(|(at, pair)| Some((*ids.get(&bytes[pair[0]..pair[2]])?, at)));
+        let Some((id, at)) = known.min() else {
+            return (borders.len() - 1, latest);
+        };
+        latest = latest.max(Some(id));
+        borders.remove(at + 1);
+    }
+}
+
+/// How many tokens each character of the basic plane makes alone, in 2 bits; 0 for what is none.
+fn characters(ids: &HashMap<&[u8], usize>) -> Vec<u8> {
+    let mut counts = vec![0; 0x1_0000 / 4];
+    for code in 0..0x1_0000 {
+        let character = char::from_u32(code).map(String::from).unwrap_or_default();
+        let count = encode(ids, character.as_bytes()).0;
+        let count = u8::try_from(count).expect("no more than its 3 bytes");
+        counts[code as usize / 4] |= count << (code % 4 * 2);
+    }
+    counts
 }
 
 fn width(first_byte: u8) -> usize {
@@ -175,10 +284,14 @@ fn join(character: &[u8]) -> u32 {
         .fold(0, |joined, &byte| joined << 8 | u32::from(byte))
 }
 
-/// The same function as in `src/token.rs`.
+/// The same function as in `src/input/vocabulary.rs`, as is the next one.
 fn pair_bit(left: u32, right: u32) -> usize {
     let pair = u64::from(left) << 32 | u64::from(right);
     (pair.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize
+}
+
+fn start_index(right: u32) -> usize {
+    (right & 0x3f | right >> 2 & 0xfc0) as usize
 }
 
 /// A byte per block of characters says which of the distinct blocks it is; then those blocks.
@@ -193,6 +306,10 @@ fn write_classes(out: &Path) {
             classes[range.start() as usize..=range.end() as usize].fill(class);
         }
     }
+    assert!(
+        classes[0x4e00..0xa000].iter().all(|&class| class == 4),
+        "all of these are letters without case, as `Scanner` takes them to be"
+    );
     let mut blocks = Vec::new();
     let mut numbers = HashMap::new();
     let mut index = Vec::new();

@@ -10,6 +10,9 @@ use crate::input::token::{Encoding, TokenCounter};
 /// character, of which a hundred can be one token, does not have to be held.
 pub(super) const BYTES_PER_TOKEN: usize = 16;
 
+/// Marks are about so many bytes apart: a place is counted up to from the mark before it.
+const STRIDE: usize = 64;
+
 /// Where a pre-token ends, and how many tokens there are from the chunk's start up to there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Mark {
@@ -27,6 +30,8 @@ pub(super) struct Meter {
     marks: Vec<Mark>,
     /// The marks of the last chunk that could still hold for this one.
     old_marks: Vec<Mark>,
+    /// Those before this one are passed.
+    next_old: usize,
     /// Bytes looked at, to show that work is linear.
     #[cfg(test)]
     pub(super) work: usize,
@@ -40,6 +45,7 @@ impl Meter {
             max,
             marks: Vec::new(),
             old_marks: Vec::new(),
+            next_old: 0,
             #[cfg(test)]
             work: 0,
         }
@@ -49,11 +55,13 @@ impl Meter {
     pub(super) fn next_chunk(&mut self) {
         std::mem::swap(&mut self.marks, &mut self.old_marks);
         self.marks.clear();
+        self.next_old = 0;
     }
 
     /// The text lost so many bytes at its start, none of them the next chunk's.
     pub(super) fn shift(&mut self, bytes: usize) {
         self.old_marks.retain(|mark| mark.end > bytes);
+        self.next_old = 0;
         for mark in &mut self.old_marks {
             mark.end -= bytes;
         }
@@ -84,6 +92,12 @@ impl Meter {
                 };
             }
             let left = max - mark.tokens;
+            let next = self.settled_upto(buffer, mark, left, available.min(last));
+            if next.end > mark.end {
+                self.marks.push(next);
+                self.reuse_marks(next, available);
+                continue;
+            }
             let next = match self.pretoken_at(buffer, mark.end, left, span) {
                 Err(needed) => return Limit::Unknown { needed },
                 Ok(next) => next,
@@ -109,6 +123,25 @@ impl Meter {
             end: start,
             tokens: 0,
         })
+    }
+
+    /// The mark after all pre-tokens from `mark` on that are sure and make no more than `left` tokens, up to the next
+    /// old mark or a stride.
+    fn settled_upto(&mut self, buffer: &str, mark: Mark, left: usize, available: usize) -> Mark {
+        let at = self.pass_old(mark.end + 1);
+        let old = self.old_marks.get(at);
+        let stride = old.map_or(STRIDE, |old| (old.end - mark.end).min(STRIDE));
+        let seen = available.min(mark.end + stride + LOOK_AHEAD);
+        let text = buffer.get(mark.end..buffer.floor_char_boundary(seen));
+        let (bytes, tokens) = self.counter.settled(text.unwrap_or_default(), stride, left);
+        #[cfg(test)]
+        {
+            self.work += bytes;
+        }
+        Mark {
+            end: mark.end + bytes,
+            tokens: mark.tokens + tokens,
+        }
     }
 
     /// The length and tokens of the pre-token at `at`, or of so much of it as surely makes more than `left`
@@ -163,16 +196,16 @@ impl Meter {
         }
     }
 
+    /// The first old mark at or after `at`.
+    fn pass_old(&mut self, at: usize) -> usize {
+        let later = self.old_marks.get(self.next_old..).unwrap_or_default();
+        self.next_old += later.partition_point(|old| old.end < at);
+        self.next_old
+    }
+
     /// Takes over the old marks if `mark` is at one of them: what follows is then the same.
     fn reuse_marks(&mut self, mark: Mark, available: usize) {
-        let Some(old) = self.old_marks.last() else {
-            return;
-        };
-        if old.end < mark.end {
-            self.old_marks.clear();
-            return;
-        }
-        let at = self.old_marks.partition_point(|old| old.end < mark.end);
+        let at = self.pass_old(mark.end);
         let Some(same) = self.old_marks.get(at).filter(|old| old.end == mark.end) else {
             return;
         };

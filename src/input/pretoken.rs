@@ -151,12 +151,27 @@ impl Scanner<'_> {
     #[inline]
     fn run(&mut self, mut at: usize, set: u8) -> usize {
         loop {
+            if set & CASELESS != 0 {
+                at = self.ideographs(at);
+            }
             let (class, next) = self.class(at);
             if class & set == 0 {
                 return at;
             }
             at = next;
         }
+    }
+
+    /// The end of the run of Chinese characters at `at`: U+4E00 to U+9FFF, all of them letters without case.
+    #[inline]
+    fn ideographs(&self, mut at: usize) -> usize {
+        while let Some([first @ 0xe4..=0xe9, second, _, ..]) = self.bytes.get(at..) {
+            if *first == 0xe4 && *second < 0xb8 {
+                break;
+            }
+            at += 3;
+        }
+        at
     }
 
     fn o200k_word(&mut self) -> Option<usize> {
@@ -184,6 +199,10 @@ impl Scanner<'_> {
         // character that is one.
         let mut last_caseless = None;
         loop {
+            let ideographs = self.ideographs(end);
+            if ideographs > end {
+                (end, last_caseless) = (ideographs, Some(ideographs));
+            }
             let (class, next) = self.class(end);
             if class & (CASELESS | MARK) != 0 {
                 last_caseless = Some(next);

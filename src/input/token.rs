@@ -11,9 +11,11 @@
 // A window or a short piece has its length in 32 bits with room to spare.
 #![allow(clippy::cast_possible_truncation)]
 
+use crate::input::merge::{self, Merger};
 use crate::input::pretoken;
+use crate::input::segment::{Segment, first_character, segment};
 pub use crate::input::vocabulary::Encoding;
-use crate::input::vocabulary::{self, MAX_TOKEN_BYTES, NO_TOKEN, Vocabulary};
+use crate::input::vocabulary::{self, Border, MAX_TOKEN_BYTES, NO_TOKEN, Vocabulary};
 
 /// The memo's entries, of 16 bytes each: few for a short text, which would spend more on fresh
 /// pages than it gains, and half a megabyte for one with more new pieces than those.
@@ -21,6 +23,9 @@ const MEMO_BITS: [u32; 2] = [8, 15];
 
 /// Bytes that a memo's key can hold: the other byte of an entry has the length and the count.
 const MEMO_BYTES: usize = 15;
+
+/// The bits of a key that no byte of ASCII has set are not in here.
+const ASCII: u128 = u128::MAX / 255 * 0x7f;
 
 /// Bytes of a run that are merged at once.
 const WINDOW: usize = 64;
@@ -47,18 +52,7 @@ pub struct TokenCounter {
     memo_bits: u32,
     /// How many pieces were not found where they are looked for first.
     misses: usize,
-    /// The parts of the piece being merged, and one that stands for its end.
-    parts: Vec<Part>,
-    /// The piece itself, and 16 bytes more.
-    padded: Vec<u8>,
-}
-
-/// What is, or will be, one token of the piece being merged.
-#[derive(Clone, Copy, Debug)]
-struct Part {
-    start: u32,
-    /// The rank of the token that it and the next part would make.
-    rank: u32,
+    merger: Merger,
 }
 
 impl TokenCounter {
@@ -70,8 +64,7 @@ impl TokenCounter {
             memo: Vec::new(),
             memo_bits: MEMO_BITS[0],
             misses: 0,
-            parts: Vec::new(),
-            padded: Vec::new(),
+            merger: Merger::default(),
         }
     }
 
@@ -125,6 +118,31 @@ impl TokenCounter {
         })
     }
 
+    /// Takes pre-tokens from the start of `text` until there are `most` bytes or more, as long as they are settled
+    /// and make no more than `limit` tokens together; says how many bytes and tokens they are.
+    pub(super) fn settled(&mut self, text: &str, most: usize, limit: usize) -> (usize, usize) {
+        let (mut bytes, mut tokens) = (0, 0);
+        while bytes < most {
+            let rest = text.get(bytes..).unwrap_or_default();
+            let (length, made) = if let Some(word) = self.short_word(rest) {
+                (word.bytes, word.tokens)
+            } else {
+                let cut = pretoken::first(self.encoding, rest);
+                if !cut.settled {
+                    break;
+                }
+                let piece = rest.as_bytes().get(..cut.bytes).unwrap_or_default();
+                (cut.bytes, self.count_piece(piece))
+            };
+            if tokens + made > limit {
+                break;
+            }
+            bytes += length;
+            tokens += made;
+        }
+        (bytes, tokens)
+    }
+
     /// How many bytes the first `limit` tokens of `pretoken` cover, encoded as one piece.
     ///
     /// The bytes before that place make exactly `limit` tokens, or `pretoken` makes no more. The
@@ -151,7 +169,51 @@ impl TokenCounter {
             let key = vocabulary::short_key(piece).unwrap_or(0);
             return self.count_short(key, piece.len());
         }
-        self.encode(piece, usize::MAX).1
+        self.count_long(piece)
+    }
+
+    /// Counts a piece segment by segment, each character looked at once.
+    fn count_long(&mut self, piece: &[u8]) -> usize {
+        let vocabulary = Vocabulary::of(self.encoding);
+        let (mut start, mut at, mut tokens) = (0, 0, 0);
+        let mut left = 0;
+        while let Some((right, width)) = first_character(piece.get(at..).unwrap_or_default()) {
+            if at > start && vocabulary.border(left, right) == Border::Closed {
+                tokens += self.count_segment(vocabulary, piece.get(start..at), left);
+                start = at;
+            } else if at - start >= WINDOW {
+                let rest = piece.get(start..).unwrap_or_default();
+                let (bytes, made) = self.encode_segment(rest, usize::MAX);
+                tokens += made;
+                start += bytes;
+                at = start;
+                continue;
+            }
+            left = right;
+            at += width;
+        }
+        if start < piece.len() {
+            tokens += self.count_segment(vocabulary, piece.get(start..), left);
+        }
+        tokens
+    }
+
+    /// Counts a segment that ends with the character `last`.
+    #[inline]
+    fn count_segment(
+        &mut self,
+        vocabulary: &Vocabulary,
+        segment: Option<&[u8]>,
+        last: u32,
+    ) -> usize {
+        let segment = segment.unwrap_or_default();
+        match segment.len() {
+            2 if last > 0xff => vocabulary.tokens_of_character(last),
+            3 if last > 0xffff => vocabulary.tokens_of_character(last),
+            ..=MEMO_BYTES => self.count_piece(segment),
+            _ if vocabulary.rank(segment) != NO_TOKEN => 1,
+            _ => self.merger.merge(vocabulary, segment),
+        }
     }
 
     /// Counts a piece of 1 to 15 bytes, given as its key.
@@ -202,12 +264,20 @@ impl TokenCounter {
         if vocabulary.rank_of_key(hash, key, len) != NO_TOKEN {
             return 1;
         }
+        let all = (1 << len) - 1;
+        if key & ASCII == key {
+            return merge::count(vocabulary, key, len, all);
+        }
         let bytes = key.to_le_bytes();
         let piece = bytes.get(..len).unwrap_or_default();
-        match segment(vocabulary, piece, WINDOW) {
-            (end, _) if end < len => self.encode(piece, usize::MAX).1,
-            _ => self.merge(piece),
+        let segment = segment(vocabulary, piece, WINDOW);
+        if segment.end < len {
+            return self.count_long(piece);
         }
+        if segment.crossed != Border::Whole {
+            return merge::count(vocabulary, key, len, all);
+        }
+        merge::count_characters(vocabulary, key, len)
     }
 
     /// Encodes `piece` up to `limit` tokens; says how many bytes they cover and how many they are.
@@ -226,7 +296,7 @@ impl TokenCounter {
     /// tokens.
     fn encode_segment(&mut self, rest: &[u8], limit: usize) -> (usize, usize) {
         let vocabulary = Vocabulary::of(self.encoding);
-        let (end, is_whole) = segment(vocabulary, rest, WINDOW);
+        let Segment { end, is_whole, .. } = segment(vocabulary, rest, WINDOW);
         if !is_whole {
             return self.encode_run(rest, limit);
         }
@@ -236,13 +306,13 @@ impl TokenCounter {
         } else if vocabulary.rank(segment) != NO_TOKEN {
             1
         } else {
-            self.merge(segment)
+            self.merger.merge(vocabulary, segment)
         };
         if tokens <= limit {
             return (end, tokens);
         }
-        self.merge(segment);
-        (self.start_of(limit), limit)
+        self.merger.merge(vocabulary, segment);
+        (self.merger.start_of(limit), limit)
     }
 
     /// Encodes a segment that is longer than the window, or its first `limit` tokens.
@@ -259,9 +329,11 @@ impl TokenCounter {
             let (mut start, mut tokens, mut overlap, mut fits) = (0, 0, None, None);
             loop {
                 let window = rest.get(start..).unwrap_or_default();
-                let (len, is_last) = segment(vocabulary, window, width);
-                let made = self.merge(window.get(..len).unwrap_or_default());
-                if overlap.is_some_and(|overlap| overlap != self.start_of(1)) {
+                let segment = segment(vocabulary, window, width);
+                let (len, is_last) = (segment.end, segment.is_whole);
+                let piece = window.get(..len).unwrap_or_default();
+                let made = self.merger.merge(vocabulary, piece);
+                if overlap.is_some_and(|overlap| overlap != self.merger.start_of(1)) {
                     width *= 2;
                     continue 'widths;
                 }
@@ -272,7 +344,7 @@ impl TokenCounter {
                 // The last tokens of a window are those that what follows most likely changes.
                 let kept = if is_last { made } else { made * 3 / 4 };
                 if tokens + kept >= limit {
-                    fits = Some(start + self.start_of(limit - tokens));
+                    fits = Some(start + self.merger.start_of(limit - tokens));
                 }
                 if is_last {
                     return fits.map_or((start + len, tokens + made), |fits| (fits, limit));
@@ -281,121 +353,17 @@ impl TokenCounter {
                     width *= 2;
                     continue 'widths;
                 }
-                overlap = Some(self.start_of(kept + 1) - self.start_of(kept));
-                start += self.start_of(kept);
+                overlap = Some(self.merger.start_of(kept + 1) - self.merger.start_of(kept));
+                start += self.merger.start_of(kept);
                 tokens += kept;
             }
         }
     }
-
-    /// Encodes `piece` by the definition into `parts`, and says how many tokens they are.
-    ///
-    /// Takes quadratic time, so it is for short pieces; on those a pass over all of them is faster
-    /// than any queue.
-    fn merge(&mut self, piece: &[u8]) -> usize {
-        let vocabulary = Vocabulary::of(self.encoding);
-        let (parts, padded) = (&mut self.parts, &mut self.padded);
-        // With 16 bytes after it, the key of any part is one read of fixed size.
-        padded.clear();
-        padded.extend_from_slice(piece);
-        padded.extend_from_slice(&[0; 16]);
-        let rank = |from: u32, to: u32| {
-            let part = padded.get(from as usize..).unwrap_or_default();
-            let len = (to - from) as usize;
-            match part.first_chunk() {
-                Some(&block) if len <= 16 => {
-                    let key = vocabulary::first_bytes(u128::from_le_bytes(block), len);
-                    vocabulary.rank_of_key(vocabulary::hash(0, key), key, len)
-                }
-                _ => vocabulary.rank(part.get(..len).unwrap_or_default()),
-            }
-        };
-        let end = piece.len() as u32;
-        let mut least = NO_TOKEN;
-        parts.clear();
-        parts.extend((0..=end).map(|start| {
-            let rank = if start + 2 <= end {
-                rank(start, start + 2)
-            } else {
-                NO_TOKEN
-            };
-            least = least.min(rank);
-            Part { start, rank }
-        }));
-        while least != NO_TOKEN {
-            least = merge_all(parts, least, rank);
-        }
-        parts.len() - 1
-    }
-
-    /// Where the token `index` of the piece last merged starts, or its end if it has no more.
-    fn start_of(&self, index: usize) -> usize {
-        let part = self.parts.get(index).or(self.parts.last());
-        part.map_or(0, |part| part.start as usize)
-    }
-}
-
-/// Merges the pairs of rank `least` from left to right, until one makes a new pair of no higher
-/// rank, which then comes first. Returns the least rank that is left.
-fn merge_all(parts: &mut Vec<Part>, least: u32, rank: impl Fn(u32, u32) -> u32) -> u32 {
-    let (mut read, mut written, mut next_least) = (0, 0, NO_TOKEN);
-    let mut is_interrupted = false;
-    while let Some(&(mut part)) = parts.get(read) {
-        read += 1;
-        if part.rank == least && !is_interrupted {
-            read += 1;
-            let end = parts.get(read).map_or(part.start, |next| next.start);
-            let next_end = parts.get(read + 1).map(|next| next.start);
-            part.rank = next_end.map_or(NO_TOKEN, |next_end| rank(part.start, next_end));
-            is_interrupted = part.rank <= least;
-            if let Some(before) = parts[..written].last_mut() {
-                before.rank = rank(before.start, end);
-                is_interrupted |= before.rank <= least;
-            }
-        }
-        if let Some(before) = parts[..written].last() {
-            next_least = next_least.min(before.rank);
-        }
-        parts[written] = part;
-        written += 1;
-    }
-    parts.truncate(written);
-    next_least
 }
 
 #[inline]
 fn is_entry(entry: u128, key: u128, len: usize) -> bool {
     entry << 4 == (key | (len as u128) << 120) << 4
-}
-
-/// The end of the first segment of `piece`: where no token reaches across, or all of it. Gives up
-/// after about `most` bytes, and then says that it is not whole.
-fn segment(vocabulary: &Vocabulary, piece: &[u8], most: usize) -> (usize, bool) {
-    // A window can start inside a character, which has then an unknown beginning: no end is put
-    // after it.
-    let mut at = piece.iter().take_while(|&byte| byte & 0xc0 == 0x80).count();
-    let mut left = None;
-    while at < piece.len() {
-        let character = piece.get(at..).unwrap_or_default();
-        let (right, width) = match *character {
-            [a @ 0..0x80, ..] | [a] => (u32::from(a), 1),
-            [a @ ..0xe0, b, ..] | [a, b] => (u32::from_be_bytes([0, 0, a, b]), 2),
-            [a @ ..0xf0, b, c, ..] | [a, b, c] => (u32::from_be_bytes([0, a, b, c]), 3),
-            [a, b, c, d, ..] => (u32::from_be_bytes([a, b, c, d]), 4),
-            [] => break,
-        };
-        if let Some(left) = left {
-            if !vocabulary.spans(left, right) {
-                return (at, true);
-            }
-            if at >= most {
-                return (at, false);
-            }
-        }
-        left = Some(right);
-        at += width;
-    }
-    (piece.len(), true)
 }
 
 #[cfg(test)]
@@ -431,7 +399,8 @@ mod tests {
             for id in 0..oracle.num_tokens() as u32 {
                 let token = oracle.token_bytes(id);
                 // What the short cut for whole tokens relies on.
-                assert_eq!(counter.merge(token), 1, "{encoding:?} {id}");
+                let made = counter.merger.merge(Vocabulary::of(encoding), token);
+                assert_eq!(made, 1, "{encoding:?} {id}");
                 assert_eq!(counter.encode(token, usize::MAX), (token.len(), 1));
             }
         }
@@ -500,7 +469,7 @@ mod tests {
     fn nothing_is_made_before_it_is_needed() {
         let mut counter = TokenCounter::new(Encoding::O200k);
         assert_eq!(counter.count(""), 0);
-        assert_eq!(counter.memo.capacity() + counter.parts.capacity(), 0);
+        assert_eq!(counter.memo.capacity(), 0);
         assert_eq!(counter.count("Hello, world!"), 4);
         assert_eq!(counter.memo.len(), 1 << MEMO_BITS[0]);
     }

@@ -24,20 +24,39 @@ pub(crate) const MAX_TOKEN_BYTES: usize = 128;
 pub(crate) const NO_TOKEN: u32 = u32::MAX;
 
 const ID_BITS: u32 = 18;
-const TOKENS_PER_BASE: usize = 256;
 
 pub(crate) struct Vocabulary {
-    /// By hash: 18 bits of id + 1 and 14 bits of the hash, 0 for a free slot.
-    slots: &'static [[u8; 4]],
-    /// One bit per hash that some token has.
+    /// One bit per hash that some token has: most of what is looked up is no token, and this tells so with one read.
     hashes: &'static [u8],
-    /// Where the bytes of every 256th token start.
-    bases: &'static [[u8; 4]],
-    /// Where each token's bytes start after its base; one more than there are tokens.
-    offsets: &'static [[u8; 2]],
+    /// By hash, tokens of up to 4 bytes: those, then 18 bits of id and 8 of length, 0 for a free place. A token and its id
+    /// are together so that a look-up waits for memory once.
+    up_to_4: &'static [[u8; 8]],
+    up_to_8: &'static [[u8; 12]],
+    up_to_16: &'static [[u8; 20]],
+    /// All others, with where each one starts in `bytes` in place of itself.
+    long: &'static [[u8; 8]],
     bytes: &'static [u8],
     /// One bit per hash of a pair of characters.
     spans: &'static [u8],
+    /// By the last bits of a character: the characters before it from inside of which some token reaches over it.
+    starts: &'static [[u8; 8]],
+    /// By the last byte of a character: those after it that some token ends inside of.
+    ends: &'static [[u8; 8]],
+    /// The ranks of pairs of ASCII characters.
+    pairs: &'static [[u8; 4]],
+    /// How many tokens each character of the basic plane makes alone, in 2 bits.
+    characters: &'static [u8],
+}
+
+/// Whether tokens may reach from one character into the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Border {
+    /// None does: the text before it and after it can be encoded alone.
+    Closed,
+    /// Only tokens that are made of whole characters.
+    Whole,
+    /// Tokens that begin or end inside a character too.
+    Any,
 }
 
 macro_rules! table {
@@ -47,21 +66,31 @@ macro_rules! table {
 }
 
 static O200K: Vocabulary = Vocabulary {
-    slots: table!("o200k.slots").as_chunks().0,
     hashes: table!("o200k.hashes"),
-    bases: table!("o200k.bases").as_chunks().0,
-    offsets: table!("o200k.offsets").as_chunks().0,
+    up_to_4: table!("o200k.4").as_chunks().0,
+    up_to_8: table!("o200k.8").as_chunks().0,
+    up_to_16: table!("o200k.16").as_chunks().0,
+    long: table!("o200k.long").as_chunks().0,
     bytes: table!("o200k.bytes"),
     spans: table!("o200k.spans"),
+    starts: table!("o200k.starts").as_chunks().0,
+    ends: table!("o200k.ends").as_chunks().0,
+    pairs: table!("o200k.pairs").as_chunks().0,
+    characters: table!("o200k.characters"),
 };
 
 static CL100K: Vocabulary = Vocabulary {
-    slots: table!("cl100k.slots").as_chunks().0,
     hashes: table!("cl100k.hashes"),
-    bases: table!("cl100k.bases").as_chunks().0,
-    offsets: table!("cl100k.offsets").as_chunks().0,
+    up_to_4: table!("cl100k.4").as_chunks().0,
+    up_to_8: table!("cl100k.8").as_chunks().0,
+    up_to_16: table!("cl100k.16").as_chunks().0,
+    long: table!("cl100k.long").as_chunks().0,
     bytes: table!("cl100k.bytes"),
     spans: table!("cl100k.spans"),
+    starts: table!("cl100k.starts").as_chunks().0,
+    ends: table!("cl100k.ends").as_chunks().0,
+    pairs: table!("cl100k.pairs").as_chunks().0,
+    characters: table!("cl100k.characters"),
 };
 
 impl Vocabulary {
@@ -78,91 +107,115 @@ impl Vocabulary {
         if token.len() > MAX_TOKEN_BYTES {
             return NO_TOKEN;
         }
-        match short_key(token) {
-            Some(key) => self.rank_of_key(hash(0, key), key, token.len()),
-            None => self.find(
-                hash_long(token),
-                |start| self.bytes.get(start..start + token.len()) == Some(token),
-                token.len(),
-            ),
+        if let Some(key) = short_key(token) {
+            return self.rank_of_key(hash(0, key), key, token.len());
         }
+        let hash = hash_long(token);
+        if !has_bit(self.hashes, (hash >> 32) as usize) {
+            return NO_TOKEN;
+        }
+        find(self.long, hash, token.len(), |[a, b, c, d, ..]| {
+            let start = u32::from_le_bytes([a, b, c, d]) as usize;
+            self.bytes.get(start..start + token.len()) == Some(token)
+        })
     }
 
     /// The rank of the token of 1 to 16 bytes whose [`short_key`] is `key`, with the hash `hash`.
     #[inline]
     pub(crate) fn rank_of_key(&self, hash: u64, key: u128, len: usize) -> u32 {
-        self.find(
-            hash,
-            |start| {
-                let found = self.bytes.get(start..).and_then(<[u8]>::first_chunk);
-                found.is_some_and(|&found| first_bytes(u128::from_le_bytes(found), len) == key)
-            },
-            len,
-        )
-    }
-
-    /// The rank of the token with this hash and length whose bytes, which start at what `is_it` is
-    /// given, are the right ones.
-    #[inline]
-    fn find(&self, hash: u64, is_it: impl Fn(usize) -> bool, len: usize) -> u32 {
         if !has_bit(self.hashes, (hash >> 32) as usize) {
             return NO_TOKEN;
         }
-        let tag = (hash >> (32 + ID_BITS)) as u32;
-        let mut at = (((hash & 0xffff_ffff) * self.slots.len() as u64) >> 32) as usize;
-        loop {
-            let slot = self
-                .slots
-                .get(at)
-                .map_or(0, |&slot| u32::from_le_bytes(slot));
-            if slot == 0 {
-                return NO_TOKEN;
-            }
-            if slot >> ID_BITS == tag {
-                let id = (slot & ((1 << ID_BITS) - 1)) - 1;
-                let start = self.start(id as usize);
-                if self.start(id as usize + 1) - start == len && is_it(start) {
-                    return id;
-                }
-            }
-            at += 1;
-            if at == self.slots.len() {
-                at = 0;
-            }
+        match len {
+            ..=4 => find(self.up_to_4, hash, len, |entry| {
+                u64::from_le_bytes(entry) as u32 == key as u32
+            }),
+            5..=8 => find(self.up_to_8, hash, len, |entry| {
+                let found = entry.first_chunk().copied();
+                found.map(u64::from_le_bytes) == Some(key as u64)
+            }),
+            _ => find(self.up_to_16, hash, len, |entry| {
+                let found = entry.first_chunk().copied();
+                found.map(u128::from_le_bytes) == Some(key)
+            }),
         }
     }
 
-    /// Where the bytes of a token start.
+    /// The rank of two ASCII characters.
     #[inline]
-    fn start(&self, id: usize) -> usize {
-        let base = self.bases.get(id / TOKENS_PER_BASE);
-        let base = base.map_or(0, |&base| u32::from_le_bytes(base) as usize);
-        let offset = self.offsets.get(id);
-        base + offset.map_or(0, |&offset| usize::from(u16::from_le_bytes(offset)))
+    pub(crate) fn rank_of_pair(&self, first: u8, second: u8) -> u32 {
+        let pair = usize::from(first & 0x7f) << 7 | usize::from(second & 0x7f);
+        self.pairs
+            .get(pair)
+            .map_or(NO_TOKEN, |&rank| u32::from_le_bytes(rank))
     }
 
-    /// Whether some token may reach from one of these neighbouring characters into the other.
-    ///
-    /// If not then no merge crosses that place, and the text before it and after it can be encoded
-    /// alone. Each character is given as its UTF-8 bytes, the first one on top.
+    /// How many tokens a character makes alone, given as its 2 or 3 bytes, the first one on top.
     #[inline]
-    pub(crate) fn spans(&self, left: u32, right: u32) -> bool {
-        let last_byte = left & 0xff;
-        let first_byte = right >> (right.checked_ilog2().unwrap_or(0) & !7);
-        // Tokens that hold both characters; that start inside the left; that end inside the right.
-        self.has_pair(left, right)
-            || self.has_pair(last_byte, right)
-            || self.has_pair(last_byte, first_byte)
+    pub(crate) fn tokens_of_character(&self, bytes: u32) -> usize {
+        let code = (bytes >> 4 & 0xf000) | (bytes >> 2 & 0xfc0) | bytes & 0x3f;
+        let counts = self.characters.get((code & 0xffff) as usize / 4);
+        counts.map_or(0, |&counts| usize::from(counts >> (code % 4 * 2) & 3))
     }
 
+    /// What tokens may reach from one of these neighbouring characters into the other. Each is given as its
+    /// UTF-8 bytes, the first one on top.
     #[inline]
-    fn has_pair(&self, left: u32, right: u32) -> bool {
-        let pair = u64::from(left) << 32 | u64::from(right);
-        has_bit(
-            self.spans,
-            (pair.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize,
-        )
+    pub(crate) fn border(&self, left: u32, right: u32) -> Border {
+        let mask = |masks: &[[u8; 8]], at: u32| {
+            let mask = masks.get(at as usize);
+            mask.map_or(0, |&mask| u64::from_le_bytes(mask))
+        };
+        let mut is_any = false;
+        if right >= 0x80 {
+            let first_byte = right >> (right.ilog2() & !7);
+            is_any |= mask(self.ends, left & 0xff) >> (first_byte & 0x3f) & 1 != 0;
+        }
+        if left >= 0x80 {
+            let last_bits = right & 0x3f | right >> 2 & 0xfc0;
+            is_any |= mask(self.starts, last_bits) >> (left & 0x3f) & 1 != 0;
+        }
+        if is_any {
+            Border::Any
+        } else if has_bit(self.spans, pair_hash(left, right) as usize) {
+            Border::Whole
+        } else {
+            Border::Closed
+        }
     }
+}
+
+/// The rank of the token of `len` bytes in `table` whose entry `is_it`.
+#[inline]
+fn find<const WIDTH: usize>(
+    table: &[[u8; WIDTH]],
+    hash: u64,
+    len: usize,
+    is_it: impl Fn([u8; WIDTH]) -> bool,
+) -> u32 {
+    let mut at = (((hash & 0xffff_ffff) * table.len() as u64) >> 32) as usize;
+    loop {
+        let entry = table.get(at).copied().unwrap_or([0; WIDTH]);
+        let tail = entry
+            .last_chunk()
+            .map_or(0, |&tail| u32::from_le_bytes(tail));
+        if tail == 0 {
+            return NO_TOKEN;
+        }
+        if (tail >> ID_BITS) as usize == len && is_it(entry) {
+            return tail & ((1 << ID_BITS) - 1);
+        }
+        at += 1;
+        if at == table.len() {
+            at = 0;
+        }
+    }
+}
+
+#[inline]
+fn pair_hash(left: u32, right: u32) -> u64 {
+    let pair = u64::from(left) << 32 | u64::from(right);
+    pair.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40
 }
 
 /// One bit of `bits`, the number of which is a power of two.
@@ -172,10 +225,21 @@ fn has_bit(bits: &[u8], bit: usize) -> bool {
     byte.is_some_and(|byte| byte >> (bit % 8) & 1 != 0)
 }
 
-/// The first 1 to 16 bytes of `block` as their [`short_key`].
+/// What keeps the first so many bytes of a block; reading it is faster than shifting 16 bytes is.
+static FIRST_BYTES: [u128; 17] = {
+    let mut masks = [0; 17];
+    let mut len = 1;
+    while len < masks.len() {
+        masks[len] = u128::MAX >> (128 - 8 * len);
+        len += 1;
+    }
+    masks
+};
+
+/// The first bytes of `block`, up to 16, as their [`short_key`].
 #[inline]
 pub(crate) fn first_bytes(block: u128, len: usize) -> u128 {
-    block & (u128::MAX >> (128 - 8 * len))
+    block & FIRST_BYTES.get(len).copied().unwrap_or(u128::MAX)
 }
 
 /// Up to 16 bytes as one number, as if zeros followed them; `None` for more.

@@ -1,0 +1,195 @@
+//! Encodes one piece of text by the definition: merges its parts pair by pair, always the pair with the lowest
+//! rank, until no two neighbours make a token.
+//!
+//! Both ways to do it take quadratic time, so they are for short pieces, and on those they are faster than any
+//! queue.
+
+// A piece is short, and its key is taken apart by casts that are meant to drop bits.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss
+)]
+
+use crate::input::segment::width;
+use crate::input::vocabulary::{self, NO_TOKEN, Vocabulary};
+
+/// The order of a part that does not merge with the next one. Orders are signed because the least of signed numbers
+/// takes fewer vector instructions on the oldest processors that this is built for.
+const NEVER: i32 = i32::MAX;
+
+/// How many tokens the piece of up to 15 bytes makes whose key is `key`. Merging begins with the parts of which
+/// `starts` has a bit, each a token; no bit is beyond `len`.
+///
+/// All of it is in registers and a few words of stack, as most of the words that come for the first time pass
+/// through here.
+pub(super) fn count(vocabulary: &Vocabulary, key: u128, len: usize, starts: u32) -> usize {
+    let len = len.min(15);
+    // With 16 bytes after it, the key of any part is one read of fixed size.
+    let mut padded = [0; 32];
+    padded[..16].copy_from_slice(&key.to_le_bytes());
+    // For each part the rank of the token that it and the next part would make, and its place: the least of all
+    // is the one to merge, the first of equals. A rank has 18 bits.
+    let mut orders = [NEVER; 16];
+    let order = |rank: u32, at: usize| match rank {
+        NO_TOKEN => NEVER,
+        rank => (rank << 4) as i32 | at as i32,
+    };
+    let rank = |from: usize, to: usize| {
+        let part = padded.get(from..).and_then(<[u8]>::first_chunk);
+        let part = part.map_or(0, |&part| u128::from_le_bytes(part));
+        let part = vocabulary::first_bytes(part, to - from);
+        order(
+            vocabulary.rank_of_key(vocabulary::hash(0, part), part, to - from),
+            from,
+        )
+    };
+    // A part ends at the next bit.
+    let mut borders = starts | 1 << len;
+    let next = |borders: u32, at: usize| {
+        let later = borders & (u32::MAX << 1 << (at & 15));
+        (later.trailing_zeros() as usize).min(len)
+    };
+    let (mut at, mut middle) = (0, next(borders, 0));
+    while middle < len {
+        let end = next(borders, middle);
+        let (first, second) = (padded[at & 15], padded[middle & 15]);
+        orders[at & 15] = if end == at + 2 && (first | second).is_ascii() {
+            order(vocabulary.rank_of_pair(first, second), at)
+        } else {
+            rank(at, end)
+        };
+        (at, middle) = (middle, end);
+    }
+    loop {
+        let least = orders.iter().fold(NEVER, |least, &order| least.min(order));
+        if least == NEVER {
+            return borders.count_ones() as usize - 1;
+        }
+        let at = least as usize & 15;
+        let middle = next(borders, at);
+        borders ^= 1 << middle;
+        orders[middle & 15] = NEVER;
+        let end = next(borders, at);
+        orders[at] = if end < len {
+            rank(at, next(borders, end))
+        } else {
+            NEVER
+        };
+        let before = borders & ((1 << at) - 1);
+        if before != 0 {
+            let before = before.ilog2() as usize;
+            orders[before & 15] = rank(before, end);
+        }
+    }
+}
+
+/// Counts a piece of up to 15 bytes in which only whole characters merge with each other, see `Border::Whole`.
+/// Merging can then begin with characters: there are fewer of them than bytes.
+pub(super) fn count_characters(vocabulary: &Vocabulary, key: u128, len: usize) -> usize {
+    let (mut starts, mut others) = (0, 0);
+    let mut at = 0;
+    while at < len {
+        let width = width((key >> (8 * at)) as u8);
+        starts |= 1 << at;
+        if width > 1 {
+            let character = vocabulary::first_bytes(key >> (8 * at), width);
+            let hash = vocabulary::hash(0, character);
+            if vocabulary.rank_of_key(hash, character, width) == NO_TOKEN {
+                // It stays apart, as several tokens.
+                others += count(vocabulary, character, width, (1 << width) - 1) - 1;
+            }
+        }
+        at += width;
+    }
+    count(vocabulary, key, len, starts) + others
+}
+
+/// Encodes pieces of any length, and keeps the memory for it.
+#[derive(Debug, Default)]
+pub(super) struct Merger {
+    /// The parts of the piece being merged, and one that stands for its end.
+    parts: Vec<Part>,
+    /// The piece itself, and 16 bytes more.
+    padded: Vec<u8>,
+}
+
+/// What is, or will be, one token of the piece being merged.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    start: u32,
+    /// The rank of the token that it and the next part would make.
+    rank: u32,
+}
+
+impl Merger {
+    /// Encodes `piece`, and says how many tokens it makes.
+    pub(super) fn merge(&mut self, vocabulary: &Vocabulary, piece: &[u8]) -> usize {
+        let (parts, padded) = (&mut self.parts, &mut self.padded);
+        // With 16 bytes after it, the key of any part is one read of fixed size.
+        padded.clear();
+        padded.extend_from_slice(piece);
+        padded.extend_from_slice(&[0; 16]);
+        let rank = |from: u32, to: u32| {
+            let part = padded.get(from as usize..).unwrap_or_default();
+            let len = (to - from) as usize;
+            match part.first_chunk() {
+                Some(&block) if len <= 16 => {
+                    let key = vocabulary::first_bytes(u128::from_le_bytes(block), len);
+                    vocabulary.rank_of_key(vocabulary::hash(0, key), key, len)
+                }
+                _ => vocabulary.rank(part.get(..len).unwrap_or_default()),
+            }
+        };
+        let end = piece.len() as u32;
+        let mut least = NO_TOKEN;
+        parts.clear();
+        parts.extend((0..=end).map(|start| {
+            let rank = if start + 2 <= end {
+                rank(start, start + 2)
+            } else {
+                NO_TOKEN
+            };
+            least = least.min(rank);
+            Part { start, rank }
+        }));
+        while least != NO_TOKEN {
+            least = merge_all(parts, least, rank);
+        }
+        parts.len() - 1
+    }
+
+    /// Where the token `index` of the piece last merged starts, or its end if it has no more.
+    pub(super) fn start_of(&self, index: usize) -> usize {
+        let part = self.parts.get(index).or(self.parts.last());
+        part.map_or(0, |part| part.start as usize)
+    }
+}
+
+/// Merges the pairs of rank `least` from left to right, until one makes a new pair of no higher
+/// rank, which then comes first. Returns the least rank that is left.
+fn merge_all(parts: &mut Vec<Part>, least: u32, rank: impl Fn(u32, u32) -> u32) -> u32 {
+    let (mut read, mut written, mut next_least) = (0, 0, NO_TOKEN);
+    let mut is_interrupted = false;
+    while let Some(&(mut part)) = parts.get(read) {
+        read += 1;
+        if part.rank == least && !is_interrupted {
+            read += 1;
+            let end = parts.get(read).map_or(part.start, |next| next.start);
+            let next_end = parts.get(read + 1).map(|next| next.start);
+            part.rank = next_end.map_or(NO_TOKEN, |next_end| rank(part.start, next_end));
+            is_interrupted = part.rank <= least;
+            if let Some(before) = parts[..written].last_mut() {
+                before.rank = rank(before.start, end);
+                is_interrupted |= before.rank <= least;
+            }
+        }
+        if let Some(before) = parts[..written].last() {
+            next_least = next_least.min(before.rank);
+        }
+        parts[written] = part;
+        written += 1;
+    }
+    parts.truncate(written);
+    next_least
+}
