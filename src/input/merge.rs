@@ -5,18 +5,13 @@
 //! queue.
 
 // A piece is short, and its key is taken apart by casts that are meant to drop bits.
-#![allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_possible_wrap,
-    clippy::cast_sign_loss
-)]
+#![allow(clippy::cast_possible_truncation)]
 
 use crate::input::segment::width;
 use crate::input::vocabulary::{self, NO_TOKEN, Vocabulary};
 
-/// The order of a part that does not merge with the next one. Orders are signed because the least of signed numbers
-/// takes fewer vector instructions on the oldest processors that this is built for.
-const NEVER: i32 = i32::MAX;
+/// The order of a part that does not merge with the next one.
+const NEVER: u32 = u32::MAX;
 
 /// How many tokens the piece of up to 15 bytes makes whose key is `key`. Merging begins with the parts of which
 /// `starts` has a bit, each a token; no bit is beyond `len`.
@@ -33,7 +28,7 @@ pub(super) fn count(vocabulary: &Vocabulary, key: u128, len: usize, starts: u32)
     let mut orders = [NEVER; 16];
     let order = |rank: u32, at: usize| match rank {
         NO_TOKEN => NEVER,
-        rank => (rank << 4) as i32 | at as i32,
+        rank => rank << 4 | at as u32,
     };
     let rank = |from: usize, to: usize| {
         let part = padded.get(from..).and_then(<[u8]>::first_chunk);
@@ -62,7 +57,12 @@ pub(super) fn count(vocabulary: &Vocabulary, key: u128, len: usize, starts: u32)
         (at, middle) = (middle, end);
     }
     loop {
-        let least = orders.iter().fold(NEVER, |least, &order| least.min(order));
+        let mut least = NEVER;
+        let mut parts = borders & ((1 << len) - 1);
+        while parts != 0 {
+            least = least.min(orders[parts.trailing_zeros() as usize & 15]);
+            parts &= parts - 1;
+        }
         if least == NEVER {
             return borders.count_ones() as usize - 1;
         }
@@ -87,19 +87,19 @@ pub(super) fn count(vocabulary: &Vocabulary, key: u128, len: usize, starts: u32)
 /// Counts a piece of up to 15 bytes in which only whole characters merge with each other, see `Border::Whole`.
 /// Merging can then begin with characters: there are fewer of them than bytes.
 pub(super) fn count_characters(vocabulary: &Vocabulary, key: u128, len: usize) -> usize {
-    let (mut starts, mut others) = (0, 0);
+    let (mut starts, mut others) = (0_u32, 0);
     let mut at = 0;
     while at < len {
         let width = width((key >> (8 * at)) as u8);
         starts |= 1 << at;
-        if width > 1 {
-            let character = vocabulary::first_bytes(key >> (8 * at), width);
-            let hash = vocabulary::hash(0, character);
-            if vocabulary.rank_of_key(hash, character, width) == NO_TOKEN {
-                // It stays apart, as several tokens.
-                others += count(vocabulary, character, width, (1 << width) - 1) - 1;
+        let character = vocabulary::first_bytes(key >> (8 * at), width);
+        // What is no token stays apart, as several of them.
+        others += match width {
+            4 => count(vocabulary, character, width, 0b1111),
+            _ => {
+                vocabulary.tokens_of_character((character as u32).swap_bytes() >> (32 - 8 * width))
             }
-        }
+        } - 1;
         at += width;
     }
     count(vocabulary, key, len, starts) + others

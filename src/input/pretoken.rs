@@ -51,8 +51,7 @@ pub(crate) struct Cut {
 /// word's bytes costs one mispredicted branch for each word, which is more than all the rest.
 #[inline]
 pub(crate) fn short_word(encoding: Encoding, block: u128) -> usize {
-    let upper = ascii_range(block, b'A', b'Z');
-    let lower = ascii_range(block, b'a', b'z');
+    let (upper, lower) = ascii_letters(block);
     let first = block as u8;
     let start = if (upper | lower) & 1 != 0 {
         0
@@ -81,18 +80,21 @@ pub(crate) fn short_word(encoding: Encoding, block: u128) -> usize {
     end as usize
 }
 
-/// One bit for each of the 16 bytes of `block`: is it from `first` to `last`, both ASCII?
+/// One bit for each of the 16 bytes of `block`: is it a capital, is it a small letter of ASCII?
 #[inline]
-fn ascii_range(block: u128, first: u8, last: u8) -> u32 {
+fn ascii_letters(block: u128) -> (u32, u32) {
     const ONES: u128 = u128::MAX / 255;
-    // The top bit of each byte is kept out of the sums, so that none carries into the next byte.
-    let low_bits = block & (ONES * 0x7f);
-    let from_first = low_bits + ONES * u128::from(0x80 - first);
-    let past_last = low_bits + ONES * u128::from(0x7f - last);
-    let inside = (from_first & !past_last & !block) & (ONES * 0x80);
+    let top_bits = ONES * 0x80;
+    // As small letters, and without top bits, so that no sum carries into the next byte.
+    let small = (block & (ONES * 0x7f)) | (ONES * 0x20);
+    let from_a = small + ONES * u128::from(0x80 - b'a');
+    let past_z = small + ONES * u128::from(0x7f - b'z');
+    let is_letter = from_a & !past_z & !block & top_bits;
+    let is_small = block << 2;
     // Gathers the top bits of 8 bytes in the top byte of the product.
-    let gather = |half: u64| (half >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56;
-    (gather(inside as u64) | gather((inside >> 64) as u64) << 8) as u32
+    let half = |half: u64| (half >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+    let gather = |bits: u128| (half(bits as u64) | half((bits >> 64) as u64) << 8) as u32;
+    (gather(is_letter & !is_small), gather(is_letter & is_small))
 }
 
 /// The first pre-token of `text`, of no bytes only if `text` is empty.

@@ -21,7 +21,7 @@ pub(super) fn segment(vocabulary: &Vocabulary, piece: &[u8], most: usize) -> Seg
     let mut crossed = if at == 0 { Border::Whole } else { Border::Any };
     while let Some((right, width)) = first_character(piece.get(at..).unwrap_or_default()) {
         if let Some(left) = left {
-            let border = vocabulary.border(left, right);
+            let border = vocabulary.border(left, right, piece[at]);
             if border == Border::Closed || at >= most {
                 return Segment {
                     end: at,

@@ -176,11 +176,12 @@ impl TokenCounter {
     fn count_long(&mut self, piece: &[u8]) -> usize {
         let vocabulary = Vocabulary::of(self.encoding);
         let (mut start, mut at, mut tokens) = (0, 0, 0);
-        let mut left = 0;
+        let (mut left, mut left_width) = (0, 0);
         while let Some((right, width)) = first_character(piece.get(at..).unwrap_or_default()) {
-            if at > start && vocabulary.border(left, right) == Border::Closed {
-                tokens += self.count_segment(vocabulary, piece.get(start..at), left);
-                start = at;
+            let is_end = at > start && vocabulary.border(left, right, piece[at]) == Border::Closed;
+            let is_character = at - start == left_width && left_width < 4;
+            if is_end && !is_character {
+                tokens += self.count_segment(vocabulary, piece.get(start..at));
             } else if at - start >= WINDOW {
                 let rest = piece.get(start..).unwrap_or_default();
                 let (bytes, made) = self.encode_segment(rest, usize::MAX);
@@ -189,31 +190,30 @@ impl TokenCounter {
                 at = start;
                 continue;
             }
-            left = right;
+            // Most Chinese characters are a segment each, or not, with no pattern to it: a sum costs less than a branch
+            // that is often mispredicted.
+            let alone = vocabulary.tokens_of_character(left);
+            tokens += if is_end && is_character { alone } else { 0 };
+            start = if is_end { at } else { start };
+            (left, left_width) = (right, width);
             at += width;
         }
         if start < piece.len() {
-            tokens += self.count_segment(vocabulary, piece.get(start..), left);
+            tokens += self.count_segment(vocabulary, piece.get(start..));
         }
         tokens
     }
 
-    /// Counts a segment that ends with the character `last`.
-    #[inline]
-    fn count_segment(
-        &mut self,
-        vocabulary: &Vocabulary,
-        segment: Option<&[u8]>,
-        last: u32,
-    ) -> usize {
+    /// Counts a segment.
+    fn count_segment(&mut self, vocabulary: &Vocabulary, segment: Option<&[u8]>) -> usize {
         let segment = segment.unwrap_or_default();
-        match segment.len() {
-            2 if last > 0xff => vocabulary.tokens_of_character(last),
-            3 if last > 0xffff => vocabulary.tokens_of_character(last),
-            ..=MEMO_BYTES => self.count_piece(segment),
-            _ if vocabulary.rank(segment) != NO_TOKEN => 1,
-            _ => self.merger.merge(vocabulary, segment),
+        if segment.len() <= MEMO_BYTES {
+            return self.count_piece(segment);
         }
+        if vocabulary.rank(segment) != NO_TOKEN {
+            return 1;
+        }
+        self.merger.merge(vocabulary, segment)
     }
 
     /// Counts a piece of 1 to 15 bytes, given as its key.

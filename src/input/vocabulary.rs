@@ -150,7 +150,7 @@ impl Vocabulary {
             .map_or(NO_TOKEN, |&rank| u32::from_le_bytes(rank))
     }
 
-    /// How many tokens a character makes alone, given as its 2 or 3 bytes, the first one on top.
+    /// How many tokens a character makes alone, given as its 1 to 3 bytes, the first one on top.
     #[inline]
     pub(crate) fn tokens_of_character(&self, bytes: u32) -> usize {
         let code = (bytes >> 4 & 0xf000) | (bytes >> 2 & 0xfc0) | bytes & 0x3f;
@@ -159,16 +159,15 @@ impl Vocabulary {
     }
 
     /// What tokens may reach from one of these neighbouring characters into the other. Each is given as its
-    /// UTF-8 bytes, the first one on top.
+    /// UTF-8 bytes, the first one on top; `first_byte` is the right one's.
     #[inline]
-    pub(crate) fn border(&self, left: u32, right: u32) -> Border {
+    pub(crate) fn border(&self, left: u32, right: u32, first_byte: u8) -> Border {
         let mask = |masks: &[[u8; 8]], at: u32| {
             let mask = masks.get(at as usize);
             mask.map_or(0, |&mask| u64::from_le_bytes(mask))
         };
         let mut is_any = false;
         if right >= 0x80 {
-            let first_byte = right >> (right.ilog2() & !7);
             is_any |= mask(self.ends, left & 0xff) >> (first_byte & 0x3f) & 1 != 0;
         }
         if left >= 0x80 {
