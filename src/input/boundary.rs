@@ -14,8 +14,8 @@ use crate::input::sentence::{Region, Segmenter};
 /// The bytes on each side of a place that decide its rank.
 const NEIGHBOURHOOD: usize = 48;
 
-/// A rank is so many bits of a hash: each is 4 times as rare as the one below.
-const RANK_BITS: u32 = 2;
+/// A rank is so many bits of a hash: each is 8 times as rare as the one below.
+const RANK_BITS: u32 = 3;
 
 /// Text without white space is cut between words in the last so many bytes.
 const WORDS: usize = 512;
@@ -28,19 +28,19 @@ type Levels = &'static [(Level, usize)];
 
 /// Regions of the budget in percent, and the levels to look for there, one after the other: each level at or
 /// after the percentage beside it. The wider the first region, the sooner chunkings meet; the narrower,
-/// the fuller the chunks. Better a short chunk than a cut inside a sentence.
-const PASSES: [(usize, usize, Levels); 4] = [
+/// the fuller the chunks. With ranks as rare as here they meet sooner and are as full as with a narrower region and
+/// more frequent ranks. Better a short chunk than a cut inside a sentence.
+const PASSES: [(usize, usize, Levels); 3] = [
     (
-        40,
+        25,
         100,
         &[
-            (Level::Paragraph, 50),
-            (Level::Sentence, 40),
-            (Level::Line, 40),
+            (Level::Paragraph, 45),
+            (Level::Sentence, 25),
+            (Level::Line, 25),
         ],
     ),
-    (15, 40, &[(Level::Sentence, 0)]),
-    (0, 15, &[(Level::Sentence, 0)]),
+    (0, 25, &[(Level::Sentence, 0)]),
     (40, 100, &[(Level::Wrap, 40)]),
 ];
 

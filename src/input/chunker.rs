@@ -423,7 +423,11 @@ impl Iterator for Chunker {
 #[cfg(test)]
 mod tests {
     // Small numbers, made here.
-    #![allow(clippy::cast_possible_truncation)]
+    #![allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss
+    )]
 
     use std::collections::HashMap;
 
@@ -652,48 +656,108 @@ mod tests {
         assert!(chunker.next().is_some());
     }
 
+    /// What an edit does to the chunks of a text: those from the index `first` to before `last` become `new`.
+    struct Change {
+        first: usize,
+        last: usize,
+        new: Vec<String>,
+    }
+
+    /// Cuts `edited` from a little before the edit until its chunks are those of the text before the edit again,
+    /// which is `grown` bytes shorter and was cut into `before`.
+    fn change(before: &[Chunk], edited: &str, at: usize, grown: isize, max: usize) -> Change {
+        let first = before.partition_point(|chunk| chunk.offset as usize <= at);
+        let first = first.saturating_sub(4);
+        let start = before[first].offset as usize;
+        let mut chunker = Chunker::new(options(By::Sentence, max));
+        let (mut new, mut pushed, mut same) = (Vec::new(), start, 0);
+        loop {
+            let end = edited.ceil_char_boundary((pushed + 16384).min(edited.len()));
+            chunker.push(&edited[pushed..end]);
+            pushed = end;
+            if end == edited.len() {
+                chunker.finish();
+            }
+            for chunk in chunker.by_ref() {
+                let offset = (start as isize + chunk.offset as isize - grown) as u64;
+                let old = before.binary_search_by_key(&offset, |chunk| chunk.offset);
+                let is_same = |old: &usize| offset as usize > at && before[*old].text == chunk.text;
+                let old = old.ok().filter(is_same);
+                same = if old.is_some() { same + 1 } else { 0 };
+                new.push(chunk.text);
+                if let Some(old) = old.filter(|_| same == 3) {
+                    return Change {
+                        first,
+                        last: old + 1,
+                        new,
+                    };
+                }
+            }
+            if end == edited.len() {
+                return Change {
+                    first,
+                    last: before.len(),
+                    new,
+                };
+            }
+        }
+    }
+
     #[test]
-    fn an_edit_changes_few_chunks() {
+    fn an_edit_of_a_megabyte_changes_few_chunks() {
         let random = &mut Random(7);
+        let (max, trials) = (500, 60);
         for (is_chinese, has_paragraphs) in
             [(false, false), (false, true), (true, false), (true, true)]
         {
-            let sentences = prose(random, 80_000, is_chinese, has_paragraphs);
-            let max = 200;
+            let sentences = prose(random, 1_000_000, is_chinese, has_paragraphs);
             let before = cut(&sentences.concat(), By::Sentence, max);
             let counted: Vec<usize> = before.iter().filter_map(|chunk| chunk.tokens).collect();
             let fill = counted.iter().sum::<usize>() * 100 / counted.len() / max;
-            assert!(fill > 72, "fill {fill} %");
+            assert!(fill >= 75, "{is_chinese} {has_paragraphs}: fill {fill} %");
             let (mut sum, mut worst) = (0, 0);
-            let trials = 12;
             for trial in 0..trials {
                 let mut edited = sentences.clone();
-                let at = random.below(edited.len());
+                let place = random.below(edited.len());
+                let at: usize = sentences[..place].iter().map(String::len).sum();
                 let new = if is_chinese {
                     "这是新写的一句话。"
                 } else {
                     "This sentence is new. "
                 };
                 match trial % 3 {
-                    0 => edited.insert(at, new.to_owned()),
-                    1 => drop(edited.remove(at)),
-                    _ => edited[at] = new.to_owned(),
+                    0 => edited.insert(place, new.to_owned()),
+                    1 => drop(edited.remove(place)),
+                    _ => edited[place] = new.to_owned(),
                 }
-                let mut known: HashMap<String, usize> = HashMap::new();
-                for text in texts(&before) {
-                    *known.entry(text.to_owned()).or_default() += 1;
+                let edited = edited.concat();
+                let old: usize = sentences.iter().map(String::len).sum();
+                let grown = edited.len() as isize - old as isize;
+                let change = change(&before, &edited, at, grown, max);
+                let mut known: HashMap<&str, usize> = HashMap::new();
+                for chunk in &before[change.first..change.last] {
+                    *known.entry(&chunk.text).or_default() += 1;
                 }
-                let after = cut(&edited.concat(), By::Sentence, max);
-                let is_new = |text: &&str| match known.get_mut(*text) {
+                let mut is_new = |text: &str| match known.get_mut(text) {
                     Some(count @ 1..) => {
                         *count -= 1;
                         false
                     }
                     _ => true,
                 };
-                let changed = texts(&after).into_iter().filter(is_new).count();
+                let changed = change.new.iter().filter(|text| is_new(text)).count();
                 sum += changed;
                 worst = worst.max(changed);
+                if trial == 0 {
+                    // All of it cut anew: nothing else has changed.
+                    let (first, last) = (&before[..change.first], &before[change.last..]);
+                    let expected: Vec<&str> = texts(first)
+                        .into_iter()
+                        .chain(change.new.iter().map(String::as_str))
+                        .chain(texts(last))
+                        .collect();
+                    assert!(texts(&cut(&edited, By::Sentence, max)) == expected);
+                }
             }
             assert!(
                 sum <= 3 * trials && worst <= 12,
