@@ -57,7 +57,7 @@ pub(super) struct Window<'a> {
 /// Chooses places to cut; one is kept for its memory.
 #[derive(Debug, Default)]
 pub(super) struct Chooser {
-    segmenter: Segmenter,
+    pub(super) segmenter: Segmenter,
     found: Vec<Boundary>,
     places: Vec<(u32, usize)>,
 }

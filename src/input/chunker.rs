@@ -469,7 +469,8 @@ mod tests {
         }
         chunker.finish();
         chunks.extend(chunker.by_ref());
-        (chunks, chunker.meter.work)
+        let work = chunker.meter.work + chunker.chooser.segmenter.work;
+        (chunks, work)
     }
 
     fn cut(text: &str, by: By, max_tokens: usize) -> Vec<Chunk> {
@@ -630,6 +631,29 @@ mod tests {
                     assert!(work <= 20 * text.len(), "{unit:?} {by:?} {piece}: {work}");
                     assert!(chunks.iter().all(|chunk| chunk.gap.len() <= LONGEST_GAP));
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn work_for_a_byte_does_not_grow_with_the_text() {
+        let kinds = [
+            "a", " ", "😀", "的", "\n", ". ", "aB3dE9", "\u{301}", "字。", "? ",
+        ];
+        let mut texts: Vec<Box<dyn Fn(usize) -> String>> =
+            vec![Box::new(|bytes| format!("One.{}Two", " ".repeat(bytes)))];
+        for unit in kinds {
+            texts.push(Box::new(|bytes| unit.repeat(bytes / unit.len())));
+        }
+        for (kind, text) in texts.iter().enumerate() {
+            for by in [By::Sentence, By::Paragraph, By::Line] {
+                let work = |bytes| cut_in(&text(bytes), options(by, 200), || 65536).1;
+                let (small, large) = (work(65_536), work(4 * 65_536));
+                // What is the same for any length does not count.
+                assert!(
+                    large <= 4 * small + small / 5 * 4 + 4096,
+                    "{kind} {by:?}: {small}, {large}"
+                );
             }
         }
     }

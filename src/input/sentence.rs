@@ -88,6 +88,9 @@ pub fn sentence_ends(text: &str, from: usize, to: usize, fences: &Fences, out: &
 pub(super) struct Segmenter {
     breaks: Vec<Break>,
     shadow: String,
+    /// Bytes looked at, to show that work is linear.
+    #[cfg(test)]
+    pub(super) work: usize,
 }
 
 /// Where to look.
@@ -113,6 +116,10 @@ impl Segmenter {
         if !knows_lines {
             self.breaks.clear();
             block::line_breaks(text, from, to, fences, &mut self.breaks);
+        }
+        #[cfg(test)]
+        {
+            self.work += to.saturating_sub(from);
         }
         let known = out.len();
         let lines = self.breaks.iter().filter(|line| line.at <= to);
@@ -158,9 +165,12 @@ impl Segmenter {
             }
             let ahead = self.breaks.as_slice();
             let ahead = ahead.get(ahead.len() - breaks.len() - usize::from(line.is_some())..);
-            if let Some(sentence_end) =
-                end_after(text, &stop, ahead.unwrap_or_default(), &mut self.shadow)
+            let sentence_end = end_after(text, &stop, ahead.unwrap_or_default(), &mut self.shadow);
+            #[cfg(test)]
             {
+                self.work += self.shadow.len();
+            }
+            if let Some(sentence_end) = sentence_end {
                 at = at.max(sentence_end);
                 if sentence_end >= from && sentence_end <= to {
                     out.push(Boundary {
