@@ -50,8 +50,8 @@ const ROUNDS: usize = 9;
 /// Bytes handed to the chunker at a time, as gptpipe does.
 const READ: usize = 64 * 1024;
 
-/// Bytes of a worst case.
-const WORST: usize = 1_000_000;
+/// Bytes of a worst case: when it takes linear time, as many a second at both sizes.
+const WORST: [usize; 2] = [250_000, 1_000_000];
 
 fn main() {
     // Cargo says `--bench` only when figures are wanted; `cargo test --benches` does not.
@@ -230,24 +230,39 @@ fn counting(criterion: &mut Criterion, texts: &[Text]) {
 
 /// Inputs on which such programs become quadratic.
 fn worst(criterion: &mut Criterion) {
-    let many = |unit: &str| unit.repeat(WORST / unit.len());
-    let stop_and_blanks = format!(".{}", " ".repeat(WORST - 1));
-    let inputs = [
-        ("one letter", many("a")),
-        ("blanks", many(" ")),
-        ("a stop, then blanks", stop_and_blanks),
-        ("stops and blanks in turn", many(". ")),
-        ("one emoji", many("🚀")),
-        ("a family of joined emoji", many("👨‍👩‍👧")),
-        ("Chinese without stops", many("国际中文的语言")),
-        ("line ends", many("\n")),
+    type Make = fn(usize) -> String;
+    let inputs: [(&str, Make); 11] = [
+        ("one letter", |bytes| many("a", bytes)),
+        ("blanks", |bytes| many(" ", bytes)),
+        ("a stop, then blanks", |bytes| {
+            ".".to_owned() + &many(" ", bytes)
+        }),
+        ("stops and blanks in turn", |bytes| many(". ", bytes)),
+        ("one emoji", |bytes| many("🚀", bytes)),
+        ("a family of joined emoji", |bytes| many("👨‍👩‍👧", bytes)),
+        ("Chinese without stops", |bytes| {
+            many("国际中文的语言", bytes)
+        }),
+        ("line ends", |bytes| many("\n", bytes)),
+        ("letters and digits", |bytes| many("aB3dE9", bytes)),
+        ("combining marks", |bytes| many("\u{301}", bytes)),
+        ("a bracket, then blanks, in turn", |bytes| {
+            many(".)   ", bytes)
+        }),
     ];
-    let mut group = group(criterion, "cut: 1 MB of the worst");
-    for (name, input) in &inputs {
-        group.throughput(Throughput::BytesDecimal(input.len() as u64));
-        group.bench_function(*name, |bencher| bencher.iter(|| cut(input)));
+    for bytes in WORST {
+        let mut group = group(criterion, &format!("cut: {} KB of the worst", bytes / 1000));
+        for (name, input) in inputs {
+            let input = input(bytes);
+            group.throughput(Throughput::BytesDecimal(input.len() as u64));
+            group.bench_function(name, |bencher| bencher.iter(|| cut(&input)));
+        }
+        group.finish();
     }
-    group.finish();
+}
+
+fn many(unit: &str, bytes: usize) -> String {
+    unit.repeat(bytes / unit.len())
 }
 
 /// Speeds in MB/s, taken in turn.
