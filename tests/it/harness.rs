@@ -144,12 +144,6 @@ impl Gptpipe {
         self
     }
 
-    /// Runs in this home, as runs before it may have.
-    pub(crate) fn at(mut self, home: &Arc<Folder>) -> Self {
-        self.home = Arc::clone(home);
-        self
-    }
-
     /// The home folder, which lives as long as this value and what it runs.
     pub(crate) fn home(&self) -> &Folder {
         &self.home
@@ -655,11 +649,6 @@ impl Folder {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::create_dir_all(&path).unwrap();
         Self { path }
-    }
-
-    /// A home for several runs.
-    pub(crate) fn home() -> Arc<Self> {
-        Arc::new(Self::new())
     }
 
     /// Writes a file and gives its path.

@@ -26,8 +26,6 @@ pub(crate) struct Request {
     /// Its connection, from 0, and its place there, from 0.
     pub(crate) connection: usize,
     pub(crate) ordinal_there: usize,
-    /// When it had come.
-    pub(crate) arrived: Instant,
     pub(crate) method: String,
     pub(crate) path: String,
     /// Names are in lower case.
@@ -741,7 +739,6 @@ fn read(reader: &mut BufReader<&TcpStream>) -> io::Result<Option<Request>> {
         arrived: Instant::now(),
         connection: 0,
         ordinal_there: 0,
-        arrived: Instant::now(),
         method,
         path,
         headers,
