@@ -494,7 +494,7 @@ fn help_and_version_go_to_standard_output() {
 #[test]
 fn wrong_usage_sends_nothing() {
     let server = Server::echo();
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 11] = [
         (&[], "there is no prompt"),
         (&[""], "the prompt is empty"),
         (&["--modle", "x", "p"], "did you mean `--model`?"),
@@ -503,7 +503,9 @@ fn wrong_usage_sends_nothing() {
         (&["--timeout", "5", "p"], "takes a time with its unit"),
         (&["--param", "a", "p"], "takes NAME=JSON"),
         (&["--param", "messages=[]", "p"], "`--param messages`"),
-        (&["cache"], "gptpipe -- cache"),
+        (&["batch"], "gptpipe -- batch"),
+        (&["cache", "notes.txt"], "stats, prune or clear"),
+        (&["-r", "5", "p"], "takes a rate"),
     ];
     for (args, words) in cases {
         let run = gptpipe().ask(&server).args(args).input("text\n").run();

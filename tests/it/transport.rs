@@ -262,6 +262,7 @@ fn https_where_there_is_none() {
     let url = format!("https://127.0.0.1:{}/v1", server.port());
     let run = gptpipe()
         .args(["p", "--base-url", &url])
+        .once()
         .input("text")
         .run();
     run.must(matches!(run.code, Some(75 | 255)), "it must fail")
@@ -321,6 +322,7 @@ fn a_proxy_that_refuses_is_told_apart() {
         .env("HTTPS_PROXY", format!("http://{nobody}"));
     let run = run
         .args(["--base-url", "https://api.test/v1"])
+        .once()
         .input("text")
         .run();
     run.status(75).stdout("").one_message();

@@ -53,7 +53,13 @@ fn retries_that_are_used_up_end_the_run() {
         .patient()
         .run();
     let took = began.elapsed().as_secs();
-    outcome.status(75).one_message().stdout("0\n1\n");
+    outcome.status(75).stdout("0\n1\n");
+    // It is told once before the end that this may take a while.
+    outcome
+        .says("warning: chunk 3 ")
+        .says("trying again (-v tells of each attempt)");
+    let messages = outcome.stderr.lines().count();
+    outcome.must(messages == 2, "a warning and an error");
     let words = "error: chunk 3 (bytes 4-5, line 3 of standard input) failed after 6 attempts in ";
     outcome.says(words).says(" s: the server failed: 500: oops");
     let told = outcome.stderr.split("attempts in ").nth(1).unwrap();
