@@ -23,24 +23,25 @@ const WORDS: usize = 512;
 /// The longest character, with all its marks, that is kept in one piece.
 pub(super) const LONGEST_GRAPHEME: usize = 256;
 
-/// Levels, and from which percentage of the budget on each is looked for.
+/// Levels, and from which percentage of the budget on each is looked for; places above the lowest rank in all of the
+/// region.
 type Levels = &'static [(Level, usize)];
 
-/// Regions of the budget in percent, and the levels to look for there, one after the other: each level at or
-/// after the percentage beside it. The wider the first region, the sooner chunkings meet; the narrower,
-/// the fuller the chunks. With ranks as rare as here they meet sooner and are as full as with a narrower region and
-/// more frequent ranks. Better a short chunk than a cut inside a sentence.
+/// Regions of the budget in percent, and the levels to look for there, one after the other. The wider the first
+/// region, the sooner chunkings meet; the narrower, the fuller the chunks. With ranks as rare as here they meet
+/// sooner, and are as full, as with a narrower region and more frequent ranks. Paragraphs can be so few that most have
+/// the lowest rank: those are taken from the last part. Better a short chunk than a cut inside a sentence.
 const PASSES: [(usize, usize, Levels); 3] = [
     (
-        25,
+        24,
         100,
         &[
-            (Level::Paragraph, 45),
-            (Level::Sentence, 25),
-            (Level::Line, 25),
+            (Level::Paragraph, 55),
+            (Level::Sentence, 24),
+            (Level::Line, 24),
         ],
     ),
-    (0, 25, &[(Level::Sentence, 0)]),
+    (0, 24, &[(Level::Sentence, 0)]),
     (40, 100, &[(Level::Wrap, 40)]),
 ];
 
@@ -96,13 +97,11 @@ impl Chooser {
                     );
                 }
                 seen = Some(level);
-                let wanted = self
-                    .found
-                    .iter()
-                    .filter(|place| place.level <= level && place.at >= least);
                 self.places.clear();
+                let found = self.found.iter().filter(|place| place.level <= level);
+                let ranked = found.map(|place| (rank(window.text, place.at), place.at));
                 self.places
-                    .extend(wanted.map(|place| (rank(window.text, place.at), place.at)));
+                    .extend(ranked.filter(|&(rank, at)| rank > 0 || at >= least));
                 if let Some(place) = self.take_best(&mut fits) {
                     return Some(place);
                 }

@@ -730,7 +730,7 @@ mod tests {
     #[test]
     fn an_edit_of_a_megabyte_changes_few_chunks() {
         let random = &mut Random(7);
-        let (max, trials) = (500, 60);
+        let (max, trials) = (500, 40);
         for (is_chinese, has_paragraphs) in
             [(false, false), (false, true), (true, false), (true, true)]
         {
