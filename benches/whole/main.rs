@@ -2,7 +2,8 @@
 //! that are remembered.
 //!
 //! `cargo bench --bench whole` runs all parts, `cargo bench --bench whole
-//! start` one of `start`, `memory`, `order`, `cached`. Markdown tables come out on
+//! start` one of `start`, `memory`, `order`, `cached`, `rate`, `article`, `xargs`,
+//! `schedule`. Markdown tables come out on
 //! standard output. The server is a second process of this program on loopback,
 //! so that this one stays small: a child's peak memory is counted from that of
 //! the process that starts it. curl is taken from PATH, aichat from PATH or
@@ -15,6 +16,7 @@ mod cached;
 mod child;
 mod memory;
 mod order;
+mod pace;
 mod server;
 mod start;
 
@@ -28,17 +30,23 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use server::Shape;
+
 /// What makes this program serve.
 const SERVE: &str = "--serve";
 
 /// Measures something and prints it.
 type Part = fn(&Lab);
 
-const PARTS: [(&str, Part); 4] = [
+const PARTS: [(&str, Part); 8] = [
     ("start", start::measure),
     ("memory", memory::measure),
     ("order", order::measure),
     ("cached", cached::measure),
+    ("rate", pace::rate),
+    ("article", pace::article),
+    ("xargs", pace::xargs),
+    ("schedule", pace::schedule),
 ];
 
 fn main() {
@@ -61,7 +69,9 @@ fn main() {
         .iter()
         .find(|name| !PARTS.iter().any(|(part, _)| part == *name))
     {
-        println!("there is no part `{name}`: start, memory, order, cached");
+        println!(
+            "there is no part `{name}`: start, memory, order, cached, rate, article, xargs, schedule"
+        );
         return;
     }
     let lab = Lab::new();
@@ -117,6 +127,11 @@ impl Lab {
             .env("HOME", &self.folder)
             .current_dir(&self.folder);
         command
+    }
+
+    /// The base URL under which answers take these times.
+    fn slow(&self, shape: Shape, seed: u64) -> String {
+        format!("{}/slow/{}/{seed}/v1", self.address, shape.path())
     }
 
     /// gptpipe, asking the server at `base_url`.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::child::{self, Run};
 use crate::figures::{Spread, table};
-use crate::server::delay;
+use crate::server::Shape;
 use crate::{Lab, runs};
 
 const LINES: u64 = 2_000;
@@ -33,7 +33,7 @@ pub(crate) fn measure(lab: &Lab) {
     .map(|(name, option)| (name, option, Vec::new()));
     for _ in 0..count {
         for (_, option, results) in &mut rivals {
-            let mut command = lab.gptpipe(&format!("{}/slow/{SEED}/v1", lab.address));
+            let mut command = lab.gptpipe(&lab.slow(Shape::Even, SEED));
             command.args([
                 "-q",
                 "-b",
@@ -51,7 +51,10 @@ pub(crate) fn measure(lab: &Lab) {
             results.push(run);
         }
     }
-    let ideal = makespan((1..=LINES).map(|number| delay(SEED, number)));
+    let ideal = makespan(
+        (1..=LINES).map(|number| Shape::Even.delay(SEED, number)),
+        JOBS,
+    );
     println!(
         "### Order under load\n\nRuns of each: {count}, in turn; {LINES} lines, replies that take 20 to \
          2,000 ms (seed {SEED}), `-j {JOBS}`; every reply in its place. The ideal gives each line in its \
@@ -96,8 +99,8 @@ pub(crate) fn measure(lab: &Lab) {
 }
 
 /// When the last is done, if each in its order goes to whoever is free first.
-fn makespan(delays: impl Iterator<Item = Duration>) -> Duration {
-    let mut free: BinaryHeap<Reverse<Duration>> = vec![Reverse(Duration::ZERO); JOBS].into();
+pub(crate) fn makespan(delays: impl Iterator<Item = Duration>, jobs: usize) -> Duration {
+    let mut free: BinaryHeap<Reverse<Duration>> = vec![Reverse(Duration::ZERO); jobs].into();
     let mut last = Duration::ZERO;
     for delay in delays {
         let Reverse(at) = free.pop().unwrap_or_default();

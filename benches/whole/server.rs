@@ -3,9 +3,10 @@
 //! `chat.completion.chunk`.
 //!
 //! What it says depends on the path. `/v1/chat/completions` echoes the last
-//! message at once. `/slow/SEED/v1/chat/completions` takes the number that the
-//! message begins with, waits as long as [`delay`] says for it, and answers
-//! with that number; the pieces of its answer are spread over that time.
+//! message at once. `/slow/SHAPE/SEED/v1/chat/completions` takes the number that
+//! the message begins with, waits as long as [`Shape::delay`] says for it, and
+//! answers with that number; the pieces of its answer are spread over that time.
+//! `/arrivals` tells when the requests before it came, and forgets them.
 
 #![expect(
     clippy::print_stdout,
@@ -14,6 +15,7 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,10 +34,121 @@ const HEAD: &[u8] =
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\n\
     transfer-encoding: chunked\r\n\r\n";
 
-/// The time that the answer to message `number` takes.
-pub(crate) fn delay(seed: u64, number: u64) -> Duration {
-    let mut random = Random(seed ^ number.wrapping_mul(0xd6e8_feb8_6659_fd93));
-    Duration::from_micros(20_000 + random.next() % 1_980_001)
+/// How the times of answers are spread.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Shape {
+    /// 20 to 2,000 ms, each as likely.
+    Even,
+    /// Always so many milliseconds.
+    Constant(u64),
+    /// So many milliseconds in the middle, a third more or less for most.
+    LogNormal(u64),
+    /// So many milliseconds for half of them, and for one in a hundred ten times as long and more.
+    HeavyTail(u64),
+    /// What was measured for requests of so many characters: P50, P95 and P99 of 320, 480 and
+    /// 520 ms for a thousand, 850, 1,200 and 1,500 for ten thousand, 4,100, 6,800 and 7,500 for a
+    /// hundred thousand.
+    Measured(u64),
+}
+
+impl Shape {
+    /// The shape as a part of a path.
+    pub(crate) fn path(self) -> String {
+        match self {
+            Self::Even => "even-0".to_owned(),
+            Self::Constant(ms) => format!("constant-{ms}"),
+            Self::LogNormal(ms) => format!("lognormal-{ms}"),
+            Self::HeavyTail(ms) => format!("heavy-{ms}"),
+            Self::Measured(characters) => format!("measured-{characters}"),
+        }
+    }
+
+    fn parse(text: &str) -> Self {
+        let (name, number) = text.split_once('-').unwrap_or((text, ""));
+        let number = number.parse().unwrap_or_default();
+        match name {
+            "constant" => Self::Constant(number),
+            "lognormal" => Self::LogNormal(number),
+            "heavy" => Self::HeavyTail(number),
+            "measured" => Self::Measured(number),
+            _ => Self::Even,
+        }
+    }
+
+    /// The time that the answer to message `number` takes.
+    #[expect(clippy::cast_precision_loss, reason = "delays are far below 2^53 µs")]
+    pub(crate) fn delay(self, seed: u64, number: u64) -> Duration {
+        let mut random = Random(seed ^ number.wrapping_mul(0xd6e8_feb8_6659_fd93));
+        let mut part = || (random.next() >> 11) as f64 / (1_u64 << 53) as f64;
+        let ms = match self {
+            Self::Even => 20.0 + part() * 1980.0,
+            Self::Constant(ms) => ms as f64,
+            Self::LogNormal(ms) => {
+                // The sum of twelve even parts is as good as normal.
+                let normal: f64 = (0..12).map(|_| part()).sum::<f64>() - 6.0;
+                ms as f64 * (normal * 0.3).exp()
+            }
+            // Pareto with an index of one and a half: P50 is 1.6 of the least, P99 21.5.
+            Self::HeavyTail(ms) => ms as f64 / 1.6 * (1.0 - part()).max(1e-3).powf(-1.0 / 1.5),
+            Self::Measured(characters) => {
+                let known = [
+                    [320.0, 480.0, 520.0],
+                    [850.0, 1200.0, 1500.0],
+                    [4100.0, 6800.0, 7500.0],
+                ];
+                let size = (characters.max(1000) as f64 / 1000.0).log10().min(2.0);
+                let below = usize::from(size >= 1.0);
+                let share = size - if size < 1.0 { 0.0 } else { 1.0 };
+                let at = |point: usize| {
+                    let [low, high] = [known[below][point], known[below + 1][point]];
+                    low * f64::powf(high / low, share)
+                };
+                // Straight between the known points, and from half of the middle on.
+                match part() {
+                    part @ 0.0..0.5 => at(0) * (0.5 + part),
+                    part @ 0.5..0.95 => at(0) + (at(1) - at(0)) * (part - 0.5) / 0.45,
+                    part => at(1) + (at(2) - at(1)) * (part - 0.95) / 0.04,
+                }
+            }
+        };
+        Duration::from_secs_f64(ms / 1000.0)
+    }
+}
+
+/// When requests that take their time came.
+static ARRIVALS: Mutex<Vec<Instant>> = Mutex::new(Vec::new());
+
+/// What the server has seen since it was asked last: seconds from the first.
+pub(crate) fn arrivals(address: &str) -> Vec<f64> {
+    let host = address.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(host).expect("the server");
+    let request = format!("GET /arrivals HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+    stream
+        .write_all(request.as_bytes())
+        .expect("the server listens");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("its answer");
+    let (_, body) = answer.split_once("\r\n\r\n").expect("its answer's body");
+    body.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+/// Writes what has arrived, and forgets it.
+fn tell_arrivals(stream: &mut TcpStream) -> io::Result<()> {
+    let mut arrivals = std::mem::take(&mut *ARRIVALS.lock().expect("nobody panics with it"));
+    arrivals.sort();
+    let first = arrivals.first().copied();
+    let mut body = String::new();
+    for (arrived, first) in arrivals.iter().zip(first.into_iter().cycle()) {
+        let _ = std::fmt::Write::write_fmt(
+            &mut body,
+            format_args!("{:.6}\n", arrived.duration_since(first).as_secs_f64()),
+        );
+    }
+    let length = body.len();
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+    )
 }
 
 /// Serves until this process is ended.
@@ -56,10 +169,20 @@ fn talk(mut stream: TcpStream) -> io::Result<()> {
     let mut out = Vec::new();
     while let Some(request) = reader.request(&mut stream)? {
         out.clear();
+        if request.path == "/arrivals" {
+            return tell_arrivals(&mut stream);
+        }
         if let Some(rest) = request.path.strip_prefix("/slow/") {
-            let seed = rest.split('/').next().and_then(|seed| seed.parse().ok());
-            let seed = seed.unwrap_or_default();
-            slow(&mut stream, request.body, seed, &mut out)?;
+            let arrived = Instant::now();
+            ARRIVALS
+                .lock()
+                .expect("nobody panics with it")
+                .push(arrived);
+            let mut parts = rest.split('/');
+            let shape = Shape::parse(parts.next().unwrap_or_default());
+            let seed = parts.next().and_then(|seed| seed.parse().ok());
+            let times = (shape, seed.unwrap_or_default());
+            slow(&mut stream, request.body, times, &mut out)?;
         } else {
             echo(request.body, &mut out);
             stream.write_all(&out)?;
@@ -87,14 +210,19 @@ pub(crate) fn echo(body: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Writes the answer that takes its time.
-fn slow(stream: &mut TcpStream, body: &[u8], seed: u64, out: &mut Vec<u8>) -> io::Result<()> {
+fn slow(
+    stream: &mut TcpStream,
+    body: &[u8],
+    (shape, seed): (Shape, u64),
+    out: &mut Vec<u8>,
+) -> io::Result<()> {
     let began = Instant::now();
     let number: String = last_content(body)
         .iter()
         .take_while(|byte| byte.is_ascii_digit())
         .map(|byte| char::from(*byte))
         .collect();
-    let whole = delay(seed, number.parse().unwrap_or_default());
+    let whole = shape.delay(seed, number.parse().unwrap_or_default());
     out.extend_from_slice(HEAD);
     delta(b"\"role\":\"assistant\",\"content\":\"\"", out);
     for piece in 0..SLOW_PIECES {
