@@ -12,8 +12,8 @@ use crate::server::{Answer, Request};
 
 const EVENTS: &str = "Content-Type: text/event-stream\r\n";
 
-/// The usual number of requests in flight where there are many.
-const MANY: &[&str] = &["-j", "64"];
+/// Many requests at a time, and one retry for each: that is all that a fault may cost.
+const MANY: &[&str] = &["-j", "64", "--retries", "1"];
 
 /// The events of the chunk, said again, as one text.
 fn events(request: &Request) -> String {
@@ -154,6 +154,7 @@ fn replies_without_an_end_or_with_an_error() {
     let error = |error| json!({ "error": error }).to_string();
     let litellm = error(json!({"message": "litellm.APIConnectionError: died", "code": "500"}));
     let number = error(json!({"message": "Loading model", "code": 503}));
+    let document = litellm.clone();
     let words = error(json!("upstream died"));
     let failed =
         json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "error"}]}).to_string();
@@ -188,6 +189,9 @@ fn replies_without_an_end_or_with_an_error() {
             [
                 Fault::new("LiteLLM's error in the stream", move |request, _| {
                     half(request).event(&litellm).end()
+                }),
+                Fault::new("an error in place of the stream", move |_, _| {
+                    Answer::plain("200 OK", "Content-Type: application/json\r\n", &document)
                 }),
                 Fault::new("an error as the first event", move |request, _| {
                     request.stream().event(&number).end()
@@ -251,6 +255,80 @@ fn the_responses_api() {
             }),
         ],
         &["-j", "64", "--api", "responses"],
+    )]);
+}
+
+/// The status of an error tells enough, should its body not come.
+#[test]
+fn errors_that_break_off() {
+    let page = |request: &Request| {
+        let page = format!("<html><title>Sorry</title>{}", request.text);
+        Answer::plain("502 Bad Gateway", "Content-Type: text/html\r\n", page)
+    };
+    let short = move |request: &Request| {
+        let whole = page(request).bytes();
+        let length = whole.len() - 9;
+        Answer::raw(whole).cut(length)
+    };
+    endure(vec![
+        Row::new(
+            [
+                Fault::new("an error's page and a reset", move |request, _| {
+                    short(request).reset()
+                }),
+                Fault::new("an error's page and a close", move |request, _| {
+                    short(request).close()
+                }),
+                Fault::new("an error's headers and nothing more", |_, _| {
+                    Answer::raw("HTTP/1.1 503 Busy\r\nContent-Length: 9\r\n\r\n")
+                }),
+                Fault::new("a proxy's error of HTTP/1.0", |_, _| {
+                    Answer::raw("HTTP/1.0 504 Gateway Time-out\r\n\r\n<html>Sorry</html>")
+                }),
+            ],
+            MANY,
+        ),
+        Fault::new("an error's page and silence", move |request, _| {
+            short(request).stall()
+        })
+        .wait(Duration::from_millis(500))
+        .alone(&["-j", "500", "--timeout", "500ms", "--retries", "1"]),
+    ]);
+}
+
+/// What else may stand around a reply.
+#[test]
+fn replies_in_unusual_forms() {
+    endure(vec![Row::new(
+        [
+            Fault::new("an interim response", |request, _| {
+                let hints = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n";
+                Answer::raw([hints, &request.echo().bytes()[..]].concat())
+            }),
+            Fault::new("a reply of HTTP/1.0", |request, _| {
+                Answer::raw(format!(
+                    "HTTP/1.0 200 OK\r\n{EVENTS}\r\n{}",
+                    events(request)
+                ))
+            }),
+            Fault::new("a body that goes on after the end", |request, _| {
+                let body = events(request) + "data: {\"error\": \"late\"}\n\n";
+                Answer::plain("200 OK", EVENTS, body)
+            }),
+            Fault::new("a body that never ends after the end", |request, _| {
+                let events = events(request);
+                request.stream().body(events).stall()
+            }),
+            Fault::new("a reply byte by byte", |request, _| {
+                let events = events(request);
+                events
+                    .bytes()
+                    .fold(request.stream(), |answer, byte| answer.body([byte]))
+                    .end()
+            }),
+        ]
+        .map(Fault::harmless),
+        MANY,
     )]);
 }
 

@@ -50,7 +50,7 @@ struct Row {
 
 const ROWS: [Row; 6] = [
     Row {
-        name: "a reset before the headers",
+        name: "HTTP/2, a reset before the headers",
         faults: &[
             Fault::Unanswered(Reason::REFUSED_STREAM),
             Fault::Unanswered(Reason::INTERNAL_ERROR),
@@ -58,12 +58,12 @@ const ROWS: [Row; 6] = [
         jobs: "64",
     },
     Row {
-        name: "a reset after the headers",
+        name: "HTTP/2, a reset after the headers",
         faults: &[Fault::Begun(Reason::INTERNAL_ERROR)],
         jobs: "64",
     },
     Row {
-        name: "a reset in an event",
+        name: "HTTP/2, a reset in an event",
         faults: &[
             Fault::Broken(Reason::INTERNAL_ERROR),
             Fault::Broken(Reason::CANCEL),
@@ -72,12 +72,12 @@ const ROWS: [Row; 6] = [
         jobs: "64",
     },
     Row {
-        name: "a proper end in an event",
+        name: "HTTP/2, a proper end in an event",
         faults: &[Fault::Short],
         jobs: "64",
     },
     Row {
-        name: "GOAWAY before the reply",
+        name: "HTTP/2, GOAWAY before the reply",
         faults: &[
             Fault::GoAway(Reason::INTERNAL_ERROR),
             Fault::GoAway(Reason::ENHANCE_YOUR_CALM),
@@ -86,7 +86,7 @@ const ROWS: [Row; 6] = [
         jobs: "1",
     },
     Row {
-        name: "GOAWAY after the reply",
+        name: "HTTP/2, GOAWAY after the reply",
         faults: &[Fault::Graceful],
         jobs: "8",
     },

@@ -1,7 +1,8 @@
 //! Runs that go on after a failure, and what they say in the end; and each attempt, with `-v`.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crate::harness::{Folder, Gptpipe, gptpipe, lines};
 use crate::server::{Answer, Request, Server};
@@ -167,6 +168,29 @@ fn failures_that_pass_are_counted_with_their_attempts() {
     assert_eq!(failing.server.calls(), 8);
 }
 
+/// The same text is asked about once, and fails in each of its places.
+#[test]
+fn the_same_text_fails_in_each_of_its_places() {
+    let failing = Failing::new(|text| text == "bad", refused);
+    let run = failing
+        .run()
+        .args(["-b", "line", "-j", "4", "--on-error", "keep"]);
+    let outcome = run.input("bad\ngood\nbad\ngood\nbad\n").run();
+    outcome
+        .status(1)
+        .stdout("bad\ngood\nbad\ngood\nbad\n")
+        .says("gptpipe: 3 of 5 chunks failed and were kept as they were:\n")
+        .says("  chunk 1 (bytes 0-3, line 1 of standard input) failed: ")
+        .says("  chunk 3 (bytes 9-12, line 3 of standard input) failed: ")
+        .says("  chunk 5 (bytes 18-21, line 5 of standard input) failed: ");
+    let requests = failing.server.requests();
+    let good = requests.iter().filter(|request| request.text == "good");
+    outcome.must(
+        good.count() == 1,
+        "what was answered is not asked for again",
+    );
+}
+
 #[test]
 fn so_many_failures_are_counted() {
     let failing = Failing::new(|_| true, refused);
@@ -288,4 +312,42 @@ fn each_attempt_is_a_line_without_the_key() {
         .says(", attempt 2\n")
         .says("gptpipe: chunk 2 (bytes 2-3, line 2 of standard input): attempt 1 failed after ")
         .says("; given up\n");
+}
+
+/// Of many attempts, of which some fail, each is one line.
+#[test]
+fn so_many_attempts_are_so_many_lines() {
+    let met = Mutex::<HashSet<String>>::default();
+    let server = Server::start(move |request| {
+        let is_first = met.lock().unwrap().insert(request.text.clone());
+        match request.text.chars().last() {
+            Some('3') if is_first => Answer::nothing().reset(),
+            Some('5') if is_first => request.stream().delta("5").close(),
+            Some('7') if is_first => Answer::plain("500 Oops", "", "one\nand\r\nmore\n"),
+            _ => request.echo(),
+        }
+    });
+    let outcome = gptpipe()
+        .ask(&server)
+        .args(["p", "-v", "-b", "line", "-j", "16"])
+        .input(lines(300))
+        .run();
+    outcome.status(0).stdout(lines(300));
+    let count = |words: &str| {
+        let lines = outcome.stderr.lines();
+        lines.filter(|line| line.contains(words)).count()
+    };
+    assert_eq!(server.calls(), 390);
+    outcome.must(
+        (
+            count(": attempt 1 failed after "),
+            count(" answered in "),
+            count(", attempt 2"),
+        ) == (90, 300, 90),
+        "each attempt is a line",
+    );
+    outcome.must(
+        outcome.stderr.lines().count() == 391,
+        "and the first says whom is asked",
+    );
 }
