@@ -9,14 +9,13 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::error::Error;
+use crate::api::retry::PATIENCE;
 use crate::limit::rate::Rate;
 use crate::store::slots::{Cost, Slots};
 
@@ -72,104 +71,123 @@ struct Turn {
 }
 
 /// Lets requests go at the rate that is shared by all processes.
+///
+/// Where nothing is limited, there is only what other processes were told by the server to wait
+/// for; most runs never meet it, so nothing is opened before there is a sign of it.
 #[derive(Debug)]
 pub struct Pacer {
-    sender: mpsc::Sender<Message>,
-    trouble: Arc<Mutex<Option<String>>>,
-    is_ready: Arc<AtomicBool>,
-    is_limited: bool,
-    limits_tokens: bool,
+    opening: Opening,
+    sender: OnceLock<Option<mpsc::Sender<Message>>>,
 }
 
 impl Pacer {
-    /// Starts the thread, which opens the slots at `path`. Where they cannot be used, limits hold
-    /// for this process alone, and the user is told.
-    ///
-    /// # Errors
-    /// [`Error::System`] when there can be no thread.
-    pub fn start(path: Option<PathBuf>, name: [u8; 32], limits: Limits) -> Result<Self, Error> {
-        let (sender, receiver) = mpsc::channel(WAITING);
-        let trouble = Arc::new(Mutex::new(None));
-        let is_ready = Arc::new(AtomicBool::new(false));
-        let opening = Opening {
-            path,
-            name,
-            limits,
-            trouble: Arc::clone(&trouble),
-            is_ready: Arc::clone(&is_ready),
-        };
-        thread::Builder::new()
-            .name("pace".to_owned())
-            .stack_size(256 * 1024)
-            .spawn(move || {
-                if let Some(pace) = opening.open() {
-                    pace.run(receiver);
-                }
-            })
-            .map_err(|source| Error::System {
-                what: "start a thread",
-                source,
-            })?;
-        Ok(Self {
-            sender,
-            trouble,
-            is_ready,
-            is_limited: limits.are_any(),
-            limits_tokens: limits.token_rate.is_some(),
-        })
+    /// Gets ready; `path` is the file that processes share, and `name` says whose limits are meant.
+    #[must_use]
+    pub fn new(path: Option<PathBuf>, name: [u8; 32], limits: Limits) -> Self {
+        Self {
+            opening: Opening {
+                path,
+                name,
+                limits,
+                trouble: Arc::default(),
+            },
+            sender: OnceLock::new(),
+        }
     }
 
     /// Waits for the slot of a request with so many tokens. `number` is its chunk's: what blocks
     /// the output goes first.
     pub async fn turn(&self, number: u64, tokens: u32) {
-        // Without a limit there is only the word of other processes to wait for, and the first
-        // request does not wait until that can be heard.
-        if !self.is_limited && !self.is_ready.load(Ordering::Acquire) {
+        if !self.opening.limits.are_any() && !self.opening.is_lively() {
             return;
         }
         let (go, turn) = oneshot::channel();
-        let turn_of = Turn { number, tokens, go };
-        // A thread that is gone holds nobody back.
-        if self.sender.send(Message::Turn(turn_of)).await.is_ok() {
+        if self.tell(Message::Turn(Turn { number, tokens, go })).await {
             let _ = turn.await;
         }
     }
 
     /// Holds all processes back for so long.
     pub async fn close(&self, wait: Duration) {
-        let _ = self.sender.send(Message::Close(wait)).await;
+        self.tell(Message::Close(wait)).await;
     }
 
     /// The request was counted as so many tokens, and used so many.
     pub async fn settle(&self, counted: u32, used: u32) {
         if counted != used {
-            let _ = self.sender.send(Message::Settle(counted, used)).await;
+            self.tell(Message::Settle(counted, used)).await;
         }
     }
 
     /// Whether tokens are limited, so that they have to be counted.
     #[must_use]
     pub fn limits_tokens(&self) -> bool {
-        self.limits_tokens
+        self.opening.limits.token_rate.is_some()
     }
 
     /// What went wrong, once.
     pub fn take_trouble(&self) -> Option<String> {
-        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        trouble.take()
+        lock(&self.opening.trouble).take()
+    }
+
+    /// Tells the thread, and starts it for that; false if there is none. One that is gone holds
+    /// nobody back.
+    async fn tell(&self, message: Message) -> bool {
+        let sender = self.sender.get_or_init(|| self.opening.start());
+        match sender {
+            Some(sender) => sender.send(message).await.is_ok(),
+            None => false,
+        }
     }
 }
 
+fn lock(trouble: &Mutex<Option<String>>) -> MutexGuard<'_, Option<String>> {
+    trouble.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What the thread begins with.
+#[derive(Clone, Debug)]
 struct Opening {
     path: Option<PathBuf>,
     name: [u8; 32],
     limits: Limits,
     trouble: Arc<Mutex<Option<String>>>,
-    is_ready: Arc<AtomicBool>,
 }
 
 impl Opening {
+    /// Whether any process has written to the shared file so lately that it may still have to be
+    /// waited for.
+    fn is_lively(&self) -> bool {
+        let Some(path) = &self.path else {
+            return false;
+        };
+        let mut log = path.clone().into_os_string();
+        log.push("-wal");
+        let age = std::fs::metadata(log)
+            .and_then(|metadata| metadata.modified())
+            .map(|modified| modified.elapsed());
+        // A time to come is one that the clock was set back from.
+        age.is_ok_and(|age| age.is_ok_and(|age| age < 2 * PATIENCE))
+    }
+
+    fn start(&self) -> Option<mpsc::Sender<Message>> {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let opening = self.clone();
+        let started = thread::Builder::new()
+            .name("pace".to_owned())
+            .stack_size(256 * 1024)
+            .spawn(move || {
+                if let Some(pace) = opening.open() {
+                    pace.run(receiver);
+                }
+            });
+        if started.is_err() && self.limits.are_any() {
+            *lock(&self.trouble) =
+                Some("the rate limit is not kept: no thread can be started".to_owned());
+        }
+        started.is_ok().then_some(sender)
+    }
+
     fn open(self) -> Option<Pace> {
         let opened = match &self.path {
             Some(path) => Slots::open(path, &self.name),
@@ -184,15 +202,13 @@ impl Opening {
                 Some(format!("{words}; the limit holds for this process alone")),
             ),
         };
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = words;
-        let pace = Pace {
+        *lock(&self.trouble) = words;
+        Some(Pace {
             slots: slots?,
             limits: self.limits,
             trouble: self.trouble,
             waiting: BinaryHeap::new(),
-        };
-        self.is_ready.store(true, Ordering::Release);
-        Some(pace)
+        })
     }
 }
 
@@ -302,8 +318,7 @@ impl Pace {
     fn note<T>(&self, result: Result<T, String>) -> Option<T> {
         result
             .map_err(|words| {
-                let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-                trouble.get_or_insert_with(|| {
+                lock(&self.trouble).get_or_insert_with(|| {
                     format!("the rate limit is not kept from here on: {words}")
                 });
             })

@@ -305,9 +305,7 @@ impl Asking<'_> {
             *trim = trim.as_ref().map(|_| Trim::default());
             self.permit = None;
             is_fresh = failure.kind == Kind::Closed;
-            if self.asker.closes_gate(&failure, wait).await {
-                continue;
-            }
+            self.asker.close_gate(&failure, wait).await;
             if !self.unless_over(tokio::time::sleep(wait)).await {
                 return Err(failure);
             }
@@ -394,16 +392,18 @@ impl Asking<'_> {
 }
 
 impl Asker {
-    /// Closes the gate where one failure speaks for all requests; says whether it did.
-    async fn closes_gate(&self, failure: &Failure, wait: Duration) -> bool {
+    /// Closes the gate where one failure speaks for all requests.
+    async fn close_gate(&self, failure: &Failure, wait: Duration) {
         let speaks_for_all = match failure.kind {
             Kind::RateLimit => true,
             Kind::Overloaded => failure.retry_after.is_some(),
             _ => false,
         };
         if !speaks_for_all {
-            return false;
+            return;
         }
+        // The server's own wait holds for all; what is random on top is this request's alone.
+        let wait = failure.retry_after.unwrap_or(wait);
         self.pacer.close(wait).await;
         if self.gate.close(wait) && wait >= LONG_WAIT {
             self.messages.warning(&format!(
@@ -412,7 +412,6 @@ impl Asker {
                 wait.as_secs()
             ));
         }
-        true
     }
 
     /// The tokens of a request, where they are limited.

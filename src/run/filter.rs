@@ -93,7 +93,7 @@ async fn ask(
         cache: memory.cache.clone(),
     };
     let (pieces, cutter) = pieces(&config, task, encoding, recall.clone())?;
-    let pacer = Pacer::start(paths::state_file(), client.identity(), config.limits)?;
+    let pacer = Pacer::new(paths::state_file(), client.identity(), config.limits);
     let asker = Asker {
         client,
         template: Template::new(request),
@@ -239,7 +239,8 @@ fn summarize(tally: &Tally, on_error: OnError, is_rest: bool, messages: &Message
     messages.summary(
         &format!(
             "{} of {} chunks failed and were {instead}:",
-            tally.failures, tally.known
+            tally.failures,
+            tally.failures + tally.written
         ),
         &lines,
         hint,
