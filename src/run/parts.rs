@@ -13,7 +13,7 @@ use crate::config::paths;
 use crate::config::settings::Config;
 use crate::demo::DemoServer;
 use crate::error::Error;
-use crate::input::chunk::{Chunk, ChunkerOptions};
+use crate::input::chunk::{By, Chunk, ChunkerOptions};
 use crate::input::reader::{self, Piece};
 use crate::input::token::Encoding;
 use crate::pipeline::recall::Recall;
@@ -23,8 +23,9 @@ use crate::run::task::Task;
 use crate::secret::secret::Secret;
 use crate::store::cache::{Cache, CacheOptions, Place};
 
-/// Chunks that are cut ahead of the requests.
-const CUT_AHEAD: usize = 2;
+/// Tokens of chunks that are cut ahead of the requests: enough that two threads do not have to
+/// wait for each other at every chunk.
+const CUT_AHEAD: usize = 32_000;
 
 /// What is remembered in memory alone takes no more bytes than this.
 const MEMORY_BYTES: u64 = 16 << 20;
@@ -199,7 +200,12 @@ pub(super) fn pieces(
     encoding: Encoding,
     recall: Recall,
 ) -> Result<(Pieces, Option<JoinHandle<()>>), Error> {
-    let (sender, receiver) = mpsc::channel(CUT_AHEAD);
+    let ahead = match config.by {
+        By::File => 2,
+        By::Line | By::Paragraph => 64,
+        By::Sentence => (CUT_AHEAD / config.chunk_tokens.get()).clamp(2, 64),
+    };
+    let (sender, receiver) = mpsc::channel(ahead);
     let Some(sources) = task.sources else {
         let alone = Piece {
             file: Arc::from(""),

@@ -303,3 +303,70 @@ fn a_log_without_its_file_is_not_taken_for_the_new_file_s() {
     end(cache);
     assert_eq!(open(&folder.file()).lookup(&key(1)), Some(reply("new")));
 }
+
+/// Any column of a row changed in any way: the row is the entry that was stored, or none.
+#[test]
+fn a_damaged_row_is_the_entry_or_none() {
+    use crate::api::reply::{Finish, Reply, Usage};
+    use crate::store::entry::{self, Entry, Key, Read};
+    use crate::store::{database, schema};
+
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
+    let cases = number("GPTPIPE_FUZZ").unwrap_or(5_000);
+    let seed = number("GPTPIPE_SEED").unwrap_or_else(|| u64::from(std::process::id()) << 20);
+    let connection = database::connect_memory(&schema::CACHE).unwrap();
+    let key = Key([7; 32]);
+    let reply = Entry::Reply(Reply {
+        text: "a whole reply".to_owned(),
+        finish: Finish::Stop,
+        usage: Some(Usage {
+            prompt_tokens: 3,
+            completion_tokens: 4,
+            cached_tokens: 0,
+        }),
+        model: Some("m".to_owned()),
+        id: None,
+    });
+    let split = Entry::Split { end: 4, start: 6 };
+    for case in 0..cases {
+        let mut random = fastrand::Rng::with_seed(seed.wrapping_add(case));
+        let stored = if random.bool() { &reply } else { &split };
+        entry::write(&connection, &key, stored, 100, 200).unwrap();
+        let column = random.choice([
+            "key",
+            "stored",
+            "text",
+            "model",
+            "finish",
+            "prompt_tokens",
+            "completion_tokens",
+            "cached_tokens",
+            "split_end",
+            "split_start",
+            "sum",
+        ]);
+        let column = column.unwrap();
+        let bytes: Vec<u8> = (0..random.usize(0..40)).map(|_| random.u8(..)).collect();
+        let changed = match random.u8(0..5) {
+            0 => connection.execute(&format!("UPDATE body SET {column} = ?1"), [random.i64(..)]),
+            1 => connection.execute(
+                &format!("UPDATE body SET {column} = ?1"),
+                [random.i64(0..9)],
+            ),
+            2 => connection.execute(&format!("UPDATE body SET {column} = ?1"), [bytes]),
+            3 => {
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                connection.execute(&format!("UPDATE body SET {column} = ?1"), [text])
+            }
+            _ => connection.execute(&format!("UPDATE body SET {column} = NULL"), []),
+        };
+        // What the column cannot hold is refused and leaves the row as it is.
+        let _ = changed;
+        match entry::read(&connection, &key).unwrap() {
+            Some(Read::Found(found)) => {
+                assert_eq!(&found.entry, stored, "GPTPIPE_SEED={seed}, case {case}");
+            }
+            Some(Read::Other | Read::Damaged) | None => {}
+        }
+    }
+}
