@@ -187,5 +187,6 @@ fn reply(number: u64) -> Entry {
         usage: Some(Usage::default()),
         model: Some("a-model-of-some-name".to_owned()),
         id: None,
+        refill: None,
     })
 }

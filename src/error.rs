@@ -130,6 +130,24 @@ impl Error {
         }
     }
 
+    /// The same, with a word about what running again does: what was answered is remembered.
+    #[must_use]
+    pub fn with_rest(self) -> Self {
+        const REST: &str = "running again sends only what is missing";
+        match self {
+            Self::Request {
+                status,
+                message,
+                hint,
+            } => Self::Request {
+                status,
+                message,
+                hint: Some(hint.map_or(REST.to_owned(), |hint| format!("{hint}; {REST}"))),
+            },
+            other => other,
+        }
+    }
+
     /// The exit status that this error ends the process with.
     #[must_use]
     pub fn status(&self) -> ExitStatus {

@@ -173,7 +173,7 @@ fn documents(lab: &Lab) {
             ("whole", &["-b", "file"][..], characters),
             (
                 "in chunks",
-                &["-c", "400", "-j", "64"],
+                &["-c", "520", "-j", "64"],
                 characters.min(1_700),
             ),
         ] {

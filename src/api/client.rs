@@ -18,6 +18,7 @@ use crate::api::event::{Api, Decoder, End, Step};
 use crate::api::failure::{Failure, Kind, Wait};
 use crate::api::plain::{Body, decode_plain};
 use crate::api::reply::Reply;
+use crate::api::retry_after::refill;
 use crate::api::sse;
 use crate::api::{fault, transport};
 use crate::error::Error;
@@ -233,21 +234,16 @@ impl Client {
     ) -> Result<Reply, Failure> {
         let response = self.send(attempt).await?;
         let status = response.status().as_u16();
+        let headers = response.headers().clone();
         let header = |name: &str| {
-            let value = response.headers().get(name)?;
+            let value = headers.get(name)?;
             Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
         };
         if !response.status().is_success() {
-            let headers = response.headers().clone();
             // The status tells enough, should the rest of the body not come.
             let (body, _) = self.read(response, MAX_ERROR).await;
-            let header = |name: &str| {
-                let value = headers.get(name)?;
-                Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
-            };
             return Err(fault::from_response(status, &header, &body));
         }
-        let request_id = fault::request_id(&header);
         let result = match Body::of(header(CONTENT_TYPE.as_str()).as_deref()) {
             Body::Events => self.stream(response, on_text).await,
             Body::Plain => {
@@ -255,10 +251,18 @@ impl Client {
                 end.and_then(|()| decode_plain(self.api, &body))
             }
         };
-        result.map_err(|mut failure| {
-            failure.request_id = failure.request_id.or(request_id);
-            failure
-        })
+        match result {
+            Ok(mut reply) => {
+                let usage = reply.usage.unwrap_or_default();
+                let tokens = usage.prompt_tokens.saturating_add(usage.completion_tokens);
+                reply.refill = refill(&header, tokens);
+                Ok(reply)
+            }
+            Err(mut failure) => {
+                failure.request_id = failure.request_id.or_else(|| fault::request_id(&header));
+                Err(failure)
+            }
+        }
     }
 
     async fn send(&self, attempt: Attempt<'_>) -> Result<Response, Failure> {

@@ -4,6 +4,8 @@
 //! decided in `event`: only a whole reply is handed on as one; any other travels inside a `Failure`, so that
 //! it cannot be taken for whole by mistake, while what it cost can still be booked.
 
+use std::time::Duration;
+
 /// The text of a reply with what the server said about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reply {
@@ -17,6 +19,8 @@ pub struct Reply {
     pub model: Option<String>,
     /// The server's name for this reply.
     pub id: Option<String>,
+    /// Where the server's own limit is nearly used up: the time in which it lets one more request in.
+    pub refill: Option<Duration>,
 }
 
 /// Why a reply ended.

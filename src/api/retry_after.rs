@@ -9,6 +9,9 @@ use std::time::{Duration, SystemTime};
 /// No wait is longer than this, whatever a server asks for.
 const LONGEST: Duration = Duration::from_hours(8784);
 
+/// A limit of which no more than one part in so many is left is nearly used up.
+const NEARLY: u64 = 20;
+
 /// The wait that the headers of a response ask for. `header` looks one up by its name in lower case; a date is
 /// taken relative to `now`.
 pub fn retry_after(header: &dyn Fn(&str) -> Option<String>, now: SystemTime) -> Option<Duration> {
@@ -35,6 +38,32 @@ pub fn retry_after(header: &dyn Fn(&str) -> Option<String>, now: SystemTime) -> 
             });
             spans.max()
         })
+}
+
+/// What a response says of the server's limits when they are nearly used up: the time in which one more
+/// request of this size is let in (`OpenAI`, "Rate limits", "Rate limits in headers": the reset is when all of
+/// the limit is there again, so a part of it comes in a part of that time). `tokens` is what the request took.
+pub fn refill(header: &dyn Fn(&str) -> Option<String>, tokens: u64) -> Option<Duration> {
+    let units = [("requests", 1), ("tokens", tokens)];
+    let waits = units.into_iter().filter_map(|(unit, needed)| {
+        let number = |part: &str| -> Option<u64> {
+            header(&format!("x-ratelimit-{part}-{unit}"))?
+                .trim()
+                .parse()
+                .ok()
+        };
+        let (limit, left) = (number("limit")?, number("remaining")?);
+        if limit == 0 || left > limit / NEARLY {
+            return None;
+        }
+        let reset = header(&format!("x-ratelimit-reset-{unit}"))?;
+        let reset = parse_span(reset.trim()).or_else(|| parse_number(&reset))?;
+        let used = limit.saturating_sub(left).max(1);
+        #[expect(clippy::cast_precision_loss, reason = "a wait need not be exact")]
+        let part = (needed as f64 / used as f64).min(1.0);
+        Some(reset.mul_f64(part))
+    });
+    waits.max().filter(|wait| !wait.is_zero())
 }
 
 /// Seconds, also with a fraction; nothing for what is negative or not a number.
@@ -71,4 +100,44 @@ pub(super) fn parse_span(text: &str) -> Option<Duration> {
         rest = &unit[end..];
     }
     (!text.is_empty()).then_some(sum.min(LONGEST))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(headers: &[(&str, &str)], tokens: u64) -> Option<Duration> {
+        let header = |name: &str| {
+            let found = headers.iter().find(|(header, _)| *header == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        refill(&header, tokens)
+    }
+
+    #[test]
+    fn a_limit_that_is_nearly_used_up_slows_down() {
+        let requests = |left, reset| {
+            [
+                ("x-ratelimit-limit-requests", "500"),
+                ("x-ratelimit-remaining-requests", left),
+                ("x-ratelimit-reset-requests", reset),
+            ]
+        };
+        assert_eq!(
+            of(&requests("0", "1m0s"), 0),
+            Some(Duration::from_millis(120))
+        );
+        assert_eq!(of(&requests("100", "48s"), 0), None);
+        assert_eq!(of(&requests("none", "48s"), 0), None);
+        assert_eq!(of(&requests("0", "0s"), 0), None);
+        assert_eq!(of(&requests("0", "soon"), 0), None);
+        let tokens = [
+            ("x-ratelimit-limit-tokens", "60000"),
+            ("x-ratelimit-remaining-tokens", "0"),
+            ("x-ratelimit-reset-tokens", "60"),
+        ];
+        assert_eq!(of(&tokens, 2000), Some(Duration::from_secs(2)));
+        // More than all of the limit takes as long as all of it.
+        assert_eq!(of(&tokens, 1_000_000), Some(Duration::from_mins(1)));
+    }
 }

@@ -6,8 +6,8 @@
 //! the end of it.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -27,12 +27,10 @@ use crate::output::trim::Trim;
 use crate::pipeline::dropped::check_input;
 use crate::pipeline::place::Place;
 use crate::pipeline::recall::{Halves, Recall, join};
+use crate::pipeline::room::Share;
 use crate::pipeline::task::{Live, Outcome};
 use crate::report::message::Messages;
 use crate::store::cache::{Entry, Key};
-
-/// A wait that the user is told of though nobody asked.
-const LONG_WAIT: Duration = Duration::from_secs(5);
 
 /// How one chunk is asked about.
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +102,7 @@ impl Asker {
         permit: Permit,
         traffic: Traffic,
         live: Option<Arc<Live>>,
+        share: Arc<Share>,
     ) -> Outcome {
         let began = Instant::now();
         let mut asking = Asking {
@@ -119,6 +118,9 @@ impl Asker {
             .text(work.key, &work.text, &work.context, &mut None)
             .await;
         let attempts = asking.attempts;
+        if let Ok(reply) = &result {
+            share.add(reply.text.len());
+        }
         if let Err(failure) = &result
             && self.ends_run(failure)
         {
@@ -276,6 +278,9 @@ impl Asking<'_> {
                     self.tell_success(&reply, began.elapsed());
                     let limit = self.permit.as_ref().and_then(Permit::succeeded);
                     self.tell_limit(limit, "there is room");
+                    self.asker
+                        .hold_back(&reply, self.traffic.concurrency.in_flight())
+                        .await;
                     return Ok(reply);
                 }
                 Err(failure) => failure,
@@ -387,55 +392,6 @@ impl Asking<'_> {
         if let Some(cache) = &self.asker.recall.cache {
             cache.store(key, entry).await;
             self.tell_trouble();
-        }
-    }
-}
-
-impl Asker {
-    /// Closes the gate where one failure speaks for all requests.
-    async fn close_gate(&self, failure: &Failure, wait: Duration) {
-        let speaks_for_all = match failure.kind {
-            Kind::RateLimit => true,
-            Kind::Overloaded => failure.retry_after.is_some(),
-            _ => false,
-        };
-        if !speaks_for_all {
-            return;
-        }
-        // The server's own wait holds for all; what is random on top is this request's alone.
-        let wait = failure.retry_after.unwrap_or(wait);
-        self.pacer.close(wait).await;
-        if self.gate.close(wait) && wait >= LONG_WAIT {
-            self.messages.warning(&format!(
-                "{}; all requests wait {} s",
-                failure.kind.phrase(),
-                wait.as_secs()
-            ));
-        }
-    }
-
-    /// The tokens of a request, where they are limited.
-    fn tokens(&self, text: &str, context: &str) -> u32 {
-        if !self.pacer.limits_tokens() {
-            return 0;
-        }
-        let mut counter = self.counter.lock().unwrap_or_else(PoisonError::into_inner);
-        let parts = [self.template.system(), context, text];
-        let tokens: usize = parts.iter().map(|part| counter.count(part)).sum();
-        u32::try_from(tokens).unwrap_or(u32::MAX)
-    }
-
-    /// Puts the server's count in the place of ours.
-    async fn settle(&self, counted: u32, result: &Result<Reply, Failure>) {
-        let reply = match result {
-            Ok(reply) => Some(reply),
-            Err(failure) => failure.partial.as_deref(),
-        };
-        let usage = reply.and_then(|reply| reply.usage);
-        if let Some(usage) = usage.filter(|_| self.pacer.limits_tokens()) {
-            let used = usage.prompt_tokens.saturating_add(usage.completion_tokens);
-            let used = u32::try_from(used).unwrap_or(u32::MAX);
-            self.pacer.settle(counted, used).await;
         }
     }
 }

@@ -147,7 +147,7 @@ impl Map<'_> {
                     continue;
                 }
                 Item::Error(error) => error,
-                Item::Reply(place, outcome, text) => {
+                Item::Reply(place, outcome, text, _share) => {
                     let showing = board.shown.borrow_mut().pop_front();
                     match self.reply(&place, &outcome, text.as_deref(), showing, options) {
                         Ok(()) => continue,

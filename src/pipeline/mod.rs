@@ -3,8 +3,10 @@
 pub mod ask;
 mod dropped;
 pub mod map;
+mod pace;
 mod place;
 pub mod recall;
 pub mod reorder;
+mod room;
 mod task;
 mod tell;

@@ -110,6 +110,7 @@ pub(super) fn join(left: &Reply, gap: &str, right: &Reply) -> Reply {
         usage,
         model: left.model.clone(),
         id: left.id.clone(),
+        refill: None,
     }
 }
 

@@ -3,10 +3,9 @@
 //! Each chunk is asked about by a task of its own, because futures inside
 //! `buffered` are polled only while somebody asks for the next item: during a
 //! slow write their timers would run out. `buffered` holds the tasks in order,
-//! over a window that is wider than the number of requests in flight, so that a
-//! slow head holds back output and not requests. Permits are taken before the
-//! next chunk is, so memory depends on window and chunk size, never on the
-//! input.
+//! many more than are in flight, so that a slow head holds back output and not
+//! requests. Room and permits are taken before the next chunk is, so memory
+//! depends on jobs and chunk size, never on the input.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -23,19 +22,16 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::api::reply::Reply;
 use crate::error::Error;
 use crate::input::reader::Piece;
-use crate::limit::concurrency::{Jobs, Permit};
+use crate::limit::concurrency::Jobs;
 use crate::pipeline::ask::{Asker, Traffic, Work};
 use crate::pipeline::place::Place;
 use crate::pipeline::recall::Recall;
+use crate::pipeline::room::{Room, Share};
 use crate::pipeline::task::{Live, Outcome, Task};
 use crate::store::cache::Key;
 
-/// Finished replies that may wait for a slow head, as a multiple of the
-/// requests in flight.
-const WINDOW_FACTOR: usize = 8;
-
-/// The narrowest window, so that few jobs are not held back sooner than many.
-const WINDOW_MIN: usize = 64;
+/// Chunks that wait at most, however short they are.
+const MOST: usize = 1 << 16;
 
 /// What becomes of a run when a chunk failed for good.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -91,8 +87,9 @@ impl Found {
 pub(super) enum Item {
     /// White space alone; nothing was asked.
     Gap(String),
-    /// A chunk that is done with, its text where that may have to take the reply's place.
-    Reply(Box<Place>, Arc<Outcome>, Option<String>),
+    /// A chunk that is done with, its text where that may have to take the reply's place, and the
+    /// room that is free once it is written.
+    Reply(Box<Place>, Arc<Outcome>, Option<String>, Arc<Share>),
     /// The input ended badly.
     Error(Error),
 }
@@ -125,18 +122,13 @@ pub(super) fn items<'s>(
     board: &'s Board,
 ) -> impl Stream<Item = Item> + 's {
     let over = traffic.over.subscribe();
-    let window = options
-        .jobs
-        .most()
-        .saturating_mul(WINDOW_FACTOR)
-        .max(WINDOW_MIN);
     let clerk = Rc::new(Clerk {
         asker: Arc::clone(asker),
         options,
         traffic: traffic.clone(),
         grown: Arc::clone(grown),
         board,
-        window,
+        room: Arc::default(),
     });
     ReceiverStream::new(pieces)
         .chain(futures::stream::poll_fn(|_| {
@@ -146,7 +138,7 @@ pub(super) fn items<'s>(
         // Behind a failure nothing is written, so nothing is asked for.
         .take_while(move |_| std::future::ready(*over.borrow() == u64::MAX))
         .then(move |found| Rc::clone(&clerk).place(found))
-        .buffered(window)
+        .buffered(MOST)
 }
 
 /// Gives every chunk its place in the order.
@@ -156,7 +148,7 @@ struct Clerk<'s> {
     traffic: Traffic,
     grown: Arc<Notify>,
     board: &'s Board,
-    window: usize,
+    room: Arc<Room>,
 }
 
 impl Clerk<'_> {
@@ -185,16 +177,25 @@ impl Clerk<'_> {
             bytes: chunk.text.len() as u64,
             line: chunk.line,
         };
+        let jobs = self.options.jobs.most();
+        let Some(share) = self
+            .unless_over(number, self.room.share(chunk.text.len(), jobs))
+            .await
+        else {
+            return Waiting::Now(None);
+        };
         let live = self.options.is_live.then(|| self.show(&place));
         if let Some(reply) = reply {
+            share.add(reply.text.len());
             let outcome = Arc::new(Outcome::remembered(reply));
-            return Waiting::Now(Some(Item::Reply(Box::new(place), outcome, None)));
+            return Waiting::Now(Some(Item::Reply(Box::new(place), outcome, None, share)));
         }
         let kept = (self.options.on_error == OnError::Keep).then(|| chunk.text.clone());
         if let Some(task) = self.same(&key) {
-            return Waiting::For(Box::new(place), task, kept);
+            return Waiting::For(Box::new(place), task, kept, share);
         }
-        let Some(permit) = self.permit(number).await else {
+        let permit = self.traffic.concurrency.acquire();
+        let Some(permit) = self.unless_over(number, permit).await else {
             return Waiting::Now(None);
         };
         let work = Work {
@@ -203,10 +204,12 @@ impl Clerk<'_> {
             context: chunk.context,
             key,
         };
-        let answer = Arc::clone(&self.asker).answer(work, permit, self.traffic.clone(), live);
+        let asker = Arc::clone(&self.asker);
+        let traffic = self.traffic.clone();
+        let answer = asker.answer(work, permit, traffic, live, Arc::clone(&share));
         let task = Task(tokio::spawn(answer)).shared();
         self.enter(key, &task);
-        Waiting::For(Box::new(place), task, kept)
+        Waiting::For(Box::new(place), task, kept, share)
     }
 
     /// Gives a chunk its turn among those that may be shown. Each has one, also if nothing of it
@@ -228,20 +231,21 @@ impl Clerk<'_> {
         self.board.asked.borrow().get(key)?.upgrade()
     }
 
-    /// Waits for a permit; none if a chunk before this one ends the run, whoever has the permits.
-    async fn permit(&self, number: u64) -> Option<Permit> {
+    /// Waits for something, but not if a chunk before this one ends the run: whoever has it may be
+    /// waiting too.
+    async fn unless_over<T>(&self, number: u64, wait: impl Future<Output = T>) -> Option<T> {
         let mut over = self.traffic.over.subscribe();
         tokio::select! {
             biased;
             _ = over.wait_for(|first| *first < number) => None,
-            permit = self.traffic.concurrency.acquire() => Some(permit),
+            value = wait => Some(value),
         }
     }
 
     /// Enters who asks about a text; those that are done with leave now and then.
     fn enter(&self, key: Key, task: &Shared<Task>) {
         let mut tasks = self.board.asked.borrow_mut();
-        if tasks.len() > 2 * self.window {
+        if tasks.len() > MOST {
             tasks.retain(|_, task| task.upgrade().is_some());
         }
         if let Some(task) = task.downgrade() {
@@ -253,7 +257,7 @@ impl Clerk<'_> {
 /// A place in the order: taken already, or waiting for its reply.
 enum Waiting {
     Now(Option<Item>),
-    For(Box<Place>, Shared<Task>, Option<String>),
+    For(Box<Place>, Shared<Task>, Option<String>, Arc<Share>),
 }
 
 impl Future for Waiting {
@@ -262,9 +266,9 @@ impl Future for Waiting {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Item> {
         match &mut *self {
             Self::Now(item) => Poll::Ready(item.take().unwrap_or(Item::Gap(String::new()))),
-            Self::For(place, task, text) => Pin::new(task)
+            Self::For(place, task, text, share) => Pin::new(task)
                 .poll(context)
-                .map(|outcome| Item::Reply(place.clone(), outcome, text.take())),
+                .map(|outcome| Item::Reply(place.clone(), outcome, text.take(), Arc::clone(share))),
         }
     }
 }

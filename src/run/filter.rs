@@ -156,7 +156,13 @@ async fn ask(
         let is_rest = memory.lasts && ended.is_ok();
         summarize(&tally, config.on_error, is_rest, &messages);
     }
-    ended?;
+    if let Err(error) = ended {
+        return Err(if memory.lasts && tally.written > 0 {
+            error.with_rest()
+        } else {
+            error
+        });
+    }
     Ok(if tally.cut + tally.failures > 0 {
         ExitStatus::Incomplete
     } else {

@@ -355,6 +355,7 @@ impl<'a> Content<'a> {
                 }),
                 model: model.map(str::to_owned),
                 id: None,
+                refill: None,
             }),
             Self::Split { end, start } => Entry::Split {
                 end: usize::try_from(end).ok()?,

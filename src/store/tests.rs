@@ -145,6 +145,7 @@ fn reply(text: &str) -> Entry {
         }),
         model: Some("m".to_owned()),
         id: None,
+        refill: None,
     })
 }
 

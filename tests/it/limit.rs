@@ -212,3 +212,25 @@ fn auto_finds_how_many_are_in_flight() {
     let most = server.log(|log| log.most_in_flight);
     assert!((8..=256).contains(&most), "{most} in flight");
 }
+
+/// A limit of twenty, all used up, that is there again after two seconds: a tenth of a second for
+/// each request.
+#[test]
+fn a_limit_that_the_server_tells_is_kept_before_it_refuses() {
+    let server = Server::start(|request| {
+        let reply = request.echo();
+        let headers = "x-ratelimit-limit-requests: 20\r\nx-ratelimit-remaining-requests: 0\r\n\
+                       x-ratelimit-reset-requests: 2s\r\n";
+        reply.headers(headers)
+    });
+    let run = gptpipe()
+        .ask(&server)
+        .args(["p", "-b", "line", "-j", "4"])
+        .input(lines(20));
+    run.run().ok().stdout(lines(20));
+    let took = spread(&server);
+    assert!(
+        took >= Duration::from_millis(1200) && took < Duration::from_secs(8),
+        "{took:?}"
+    );
+}

@@ -193,6 +193,15 @@ impl Answer {
         self.steps.push(Step::Bytes(all));
     }
 
+    /// Further headers of an answer that was put together already.
+    pub(crate) fn headers(mut self, headers: &str) -> Self {
+        if let Some(Step::Bytes(bytes)) = self.steps.first_mut() {
+            let line = bytes.windows(2).position(|two| two == b"\r\n").unwrap() + 2;
+            bytes.splice(line..line, headers.bytes());
+        }
+        self
+    }
+
     /// What the server says of the prompt's tokens.
     pub(crate) fn counted(mut self, prompt_tokens: usize) -> Self {
         self.prompt_tokens = prompt_tokens;

@@ -326,6 +326,7 @@ fn a_damaged_row_is_the_entry_or_none() {
         }),
         model: Some("m".to_owned()),
         id: None,
+        refill: None,
     });
     let split = Entry::Split { end: 4, start: 6 };
     for case in 0..cases {

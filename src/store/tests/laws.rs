@@ -33,6 +33,7 @@ fn entry() -> impl Strategy<Value = Entry> {
                 }),
                 model,
                 id: None,
+                refill: None,
             })
         });
     let most = usize::try_from(i64::MAX).unwrap();

@@ -58,8 +58,9 @@ fn retries_that_are_used_up_end_the_run() {
     outcome
         .says("warning: chunk 3 ")
         .says("trying again (-v tells of each attempt)");
+    outcome.says("hint: running again sends only what is missing");
     let messages = outcome.stderr.lines().count();
-    outcome.must(messages == 2, "a warning and an error");
+    outcome.must(messages == 3, "a warning, an error and a hint");
     let words = "error: chunk 3 (bytes 4-5, line 3 of standard input) failed after 6 attempts in ";
     outcome.says(words).says(" s: the server failed: 500: oops");
     let told = outcome.stderr.split("attempts in ").nth(1).unwrap();
