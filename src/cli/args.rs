@@ -166,13 +166,7 @@ pub const COMMANDS: [&str; 8] = [
 ];
 
 /// Pairs of switches of which the later one wins.
-pub const OPPOSITES: [[&str; 2]; 5] = [
-    ["--live", "--whole"],
-    ["--quiet", "--verbose"],
-    ["--no-cache", "--refresh"],
-    ["--no-cache", "--cache-only"],
-    ["--refresh", "--cache-only"],
-];
+pub const OPPOSITES: [[&str; 2]; 2] = [["--live", "--whole"], ["--quiet", "--verbose"]];
 
 /// The longest time that an option takes: past it, clocks overflow.
 const MAX_DURATION: Duration = Duration::from_hours(365 * 24);

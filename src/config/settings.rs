@@ -127,6 +127,18 @@ pub fn cache(cli: &Cli, file: &File) -> CacheConfig {
 /// [`Error::Usage`] for an unknown profile, a missing model, a missing or
 /// unusable address.
 pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Config, Error> {
+    // Who says that nothing is to be sent must not be overruled by a later word.
+    if cli.cache_only && (cli.no_cache || cli.refresh) {
+        let other = if cli.no_cache {
+            "--no-cache"
+        } else {
+            "--refresh"
+        };
+        return Err(Error::usage_hint(
+            format!("`--cache-only` and `{other}` exclude each other"),
+            "leave out one of them",
+        ));
+    }
     let cache = cache(&cli, &file);
     let name = cli
         .profile

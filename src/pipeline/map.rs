@@ -6,6 +6,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::{FutureExt as _, Stream, StreamExt as _};
@@ -50,7 +51,7 @@ pub struct Tally {
     /// How many they are.
     pub failures: u64,
     /// Chunks that were read.
-    pub known: u64,
+    pub known: Arc<AtomicU64>,
     /// Tokens that the server counted, in and out.
     pub tokens: u64,
 }
@@ -72,6 +73,8 @@ pub struct Map<'a> {
     pub tally: &'a mut Tally,
     /// Text that is written with what is ready after it; empty at first.
     pub pending: String,
+    /// Whether the white space before the next chunk is written already; not at first.
+    pub is_gap_out: bool,
 }
 
 impl Map<'_> {
@@ -91,13 +94,14 @@ impl Map<'_> {
             over: watch::Sender::new(u64::MAX),
         };
         let grown = Arc::new(Notify::new());
-        let board = Board::default();
+        let mut board = Board::default();
+        board.known.clone_from(&self.tally.known);
         let items = items(&self.asker, pieces, options, &traffic, &grown, &board);
         let mut items = std::pin::pin!(items);
         let mut tick = tokio::time::interval(TICK);
         loop {
-            let (known, is_all_known) = *board.known.borrow();
-            self.tally.known = known;
+            let known = self.tally.known.load(Ordering::Relaxed);
+            let is_all_known = board.is_all_known.get();
             self.progress.update(Snapshot {
                 done: self.tally.written,
                 known,
@@ -141,6 +145,7 @@ impl Map<'_> {
             };
             let error = match item {
                 Item::Gap(gap) => {
+                    board.gaps.borrow_mut().pop_front();
                     let mut out = String::new();
                     self.formatter.gap(&gap, &mut out);
                     self.pending.push_str(&out);
@@ -149,8 +154,14 @@ impl Map<'_> {
                 Item::Error(error) => error,
                 Item::Reply(place, outcome, text, _share) => {
                     let showing = board.shown.borrow_mut().pop_front();
+                    board.gaps.borrow_mut().pop_front();
                     match self.reply(&place, &outcome, text.as_deref(), showing, options) {
-                        Ok(()) => continue,
+                        Ok(is_written) => {
+                            if is_written {
+                                self.next_gap(board.gaps.borrow().front());
+                            }
+                            continue;
+                        }
                         Err(error) => error,
                     }
                 }
@@ -176,6 +187,24 @@ impl Map<'_> {
         }
     }
 
+    /// Writes the white space before a chunk, if that has not been done.
+    fn gap(&mut self, gap: &str, out: &mut String) {
+        if !std::mem::take(&mut self.is_gap_out) {
+            self.formatter.gap(gap, out);
+        }
+    }
+
+    /// Writes the white space after a reply with it, where it is known: a line end that came later
+    /// would leave a line open that other processes write into.
+    fn next_gap(&mut self, next: Option<&Option<String>>) {
+        if let Some(Some(gap)) = next {
+            let mut out = String::new();
+            self.formatter.gap(gap, &mut out);
+            self.pending.push_str(&out);
+            self.is_gap_out = true;
+        }
+    }
+
     /// Shows what has come of the head since the last time.
     fn show(&mut self, showing: &mut Showing) {
         let taken = showing.live.take();
@@ -185,7 +214,7 @@ impl Map<'_> {
         }
         if !taken.text.is_empty() {
             if !std::mem::replace(&mut showing.has_begun, true) {
-                self.formatter.gap(&showing.place.gap, &mut out);
+                self.gap(&showing.place.gap, &mut out);
             }
             self.formatter.text(&taken.text, &mut out);
         }
@@ -193,7 +222,7 @@ impl Map<'_> {
     }
 
     /// Takes in how a chunk ended: its reply, as much of it as is not shown yet, or what stands in
-    /// its place.
+    /// its place. Says whether anything does.
     fn reply(
         &mut self,
         place: &Place,
@@ -201,7 +230,7 @@ impl Map<'_> {
         text: Option<&str>,
         showing: Option<Showing>,
         options: MapOptions,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let mut has_begun = false;
         if let Some(mut showing) = showing {
             self.show(&mut showing);
@@ -225,7 +254,7 @@ impl Map<'_> {
                 }
                 if !has_begun {
                     out.reserve(place.gap.len() + reply.text.len() + 1);
-                    self.formatter.gap(&place.gap, &mut out);
+                    self.gap(&place.gap, &mut out);
                     self.formatter.text(&reply.text, &mut out);
                 }
                 self.formatter.end(&mut out);
@@ -243,20 +272,24 @@ impl Map<'_> {
                 }
                 self.count(place, failure, outcome);
                 let is_kept = options.on_error == OnError::Keep;
-                if is_kept || options.is_by_line {
-                    if !has_begun {
-                        self.formatter.gap(&place.gap, &mut out);
-                    }
-                    if is_kept {
-                        self.formatter.text(text.unwrap_or_default(), &mut out);
-                    }
-                    self.formatter.end(&mut out);
-                    self.formatter.gap(&place.tail, &mut out);
+                // What is left out takes the white space before it along, or, if that is written
+                // already, the white space after it.
+                if !is_kept && !options.is_by_line {
+                    self.pending.push_str(&out);
+                    return Ok(false);
                 }
+                if !has_begun {
+                    self.gap(&place.gap, &mut out);
+                }
+                if is_kept {
+                    self.formatter.text(text.unwrap_or_default(), &mut out);
+                }
+                self.formatter.end(&mut out);
+                self.formatter.gap(&place.tail, &mut out);
             }
         }
         self.pending.push_str(&out);
-        Ok(())
+        Ok(true)
     }
 
     /// Keeps in mind a chunk that failed, for the summary at the end.

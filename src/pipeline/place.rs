@@ -43,8 +43,11 @@ impl Place {
 
     /// Why the chunk failed, after how many attempts.
     pub(super) fn why(failure: &Failure, attempts: u32, took: Duration) -> String {
+        // Where asking again did not help there were other reasons to ask several times, such as halves.
+        let is_passing = failure.verdict() == Verdict::Transient;
         let tried = match attempts {
             0 | 1 => String::new(),
+            _ if !is_passing => String::new(),
             attempts => format!(" after {attempts} attempts in {} s", took.as_secs()),
         };
         let id = failure

@@ -7,11 +7,12 @@
 //! requests. Room and permits are taken before the next chunk is, so memory
 //! depends on jobs and chunk size, never on the input.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use futures::future::{Shared, WeakShared};
@@ -106,8 +107,13 @@ pub(super) struct Showing {
 pub(super) struct Board {
     /// Chunks that may be shown live, in order.
     pub(super) shown: RefCell<VecDeque<Showing>>,
-    /// How many chunks were read, and whether that is all.
-    pub(super) known: RefCell<(u64, bool)>,
+    /// The white space before each chunk that has its place and is not written yet; none for what
+    /// is nothing but white space.
+    pub(super) gaps: RefCell<VecDeque<Option<String>>>,
+    /// How many chunks were read.
+    pub(super) known: Arc<AtomicU64>,
+    /// Whether that is all.
+    pub(super) is_all_known: Cell<bool>,
     /// Who asks about which text, so that the same is asked only once.
     asked: RefCell<HashMap<Key, WeakShared<Task>>>,
 }
@@ -132,7 +138,7 @@ pub(super) fn items<'s>(
     });
     ReceiverStream::new(pieces)
         .chain(futures::stream::poll_fn(|_| {
-            board.known.borrow_mut().1 = true;
+            board.is_all_known.set(true);
             Poll::Ready(None)
         }))
         // Behind a failure nothing is written, so nothing is asked for.
@@ -161,13 +167,10 @@ impl Clerk<'_> {
         };
         let chunk = piece.chunk;
         if chunk.text.is_empty() {
+            self.board.gaps.borrow_mut().push_back(None);
             return Waiting::Now(Some(Item::Gap(chunk.gap)));
         }
-        let number = {
-            let mut known = self.board.known.borrow_mut();
-            known.0 += 1;
-            known.0
-        };
+        let number = self.board.known.fetch_add(1, Ordering::Relaxed) + 1;
         let place = Place {
             number,
             file: piece.file,
@@ -177,6 +180,8 @@ impl Clerk<'_> {
             bytes: chunk.text.len() as u64,
             line: chunk.line,
         };
+        let gap = Some(place.gap.clone());
+        self.board.gaps.borrow_mut().push_back(gap);
         let jobs = self.options.jobs.most();
         let Some(share) = self
             .unless_over(number, self.room.share(chunk.text.len(), jobs))

@@ -40,16 +40,22 @@ impl Messages {
     /// can be done. It is told also with `-q`, as errors are.
     pub fn summary(&self, text: &str, lines: &[String], hint: Option<&str>) {
         self.curtain.suspend(|| {
-            print("", text);
-            let mut stderr = io::stderr();
+            let mut all = format!("gptpipe: {}\n", visible(text));
             for line in lines {
-                let _ = writeln!(stderr, "  {}", visible(line));
+                all.push_str("  ");
+                all.push_str(&visible(line));
+                all.push('\n');
             }
             if let Some(hint) = hint {
-                let _ = writeln!(stderr, "hint: {}", visible(hint));
+                all += &hint_line(hint);
             }
+            write(&all);
         });
     }
+}
+
+fn hint_line(hint: &str) -> String {
+    format!("hint: {}\n", visible(hint))
 }
 
 /// Tells the error that ended the run. A reader that left is told nothing.
@@ -62,13 +68,20 @@ pub fn error(error: &Error) {
     } else {
         "error: "
     };
-    print(prefix, &error.to_string());
+    let message = error.to_string();
+    let mut lines = format!("gptpipe: {prefix}{}\n", visible(&message));
     if let Some(hint) = error.hint() {
-        let _ = writeln!(io::stderr(), "hint: {}", visible(&hint));
+        lines += &hint_line(&hint);
     }
+    write(&lines);
 }
 
-/// One line; where standard error cannot be written, there is nobody to tell.
+/// One line in one write, so that lines of several processes stay whole. Where standard error cannot
+/// be written, there is nobody to tell.
 fn print(prefix: &str, text: &str) {
-    let _ = writeln!(io::stderr(), "gptpipe: {prefix}{}", visible(text));
+    write(&format!("gptpipe: {prefix}{}\n", visible(text)));
+}
+
+fn write(lines: &str) {
+    let _ = io::stderr().write_all(lines.as_bytes());
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -132,6 +132,7 @@ async fn ask(
         messages: messages.clone(),
         tally: &mut tally,
         pending: String::new(),
+        is_gap_out: false,
     };
     let mapped = tokio::select! {
         biased;
@@ -215,7 +216,8 @@ async fn finish_output(
         }
         Err(End::Signal(signal)) => {
             let _ = tokio::time::timeout(LAST_WRITE, finished).await;
-            let (written, known) = (tally.written, tally.known);
+            let written = tally.written;
+            let known = tally.known.load(Ordering::Relaxed);
             Err(Error::Interrupted {
                 signal,
                 written: format!(

@@ -1,6 +1,8 @@
 //! Bytes in, bytes out: the program as a filter among other filters, against a model that repeats
 //! what it is told.
 
+use std::time::Duration;
+
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 
@@ -552,4 +554,23 @@ fn input_that_nobody_needs_any_more_may_be_left_unread() {
     stdin.write_all(b"three\n").unwrap();
     drop(stdin);
     run.finish().ok().stdout("one\ntwo\nthree\n");
+}
+
+/// Each chunk's line end is in one write with it, so that processes beside each other leave each
+/// other's lines whole.
+#[test]
+fn lines_of_processes_beside_each_other_stay_whole() {
+    let server = Server::start(|request| request.echo().after(Duration::from_millis(3)));
+    let script = r#"for file in 1 2 3 4; do seq -f "file $file line %g." 300 > f$file; done
+        ls f1 f2 f3 f4 | xargs -P4 -n1 "$GPTPIPE" -c 60 -j 2 p"#;
+    let run = shell(script).ask(&server).run();
+    run.ok();
+    let out = String::from_utf8(run.stdout.clone()).unwrap();
+    let mut lines: Vec<&str> = out.lines().collect();
+    lines.sort_unstable();
+    let mut expected: Vec<String> = (1..=4)
+        .flat_map(|file| (1..=300).map(move |line| format!("file {file} line {line}.")))
+        .collect();
+    expected.sort_unstable();
+    assert_eq!(lines, expected);
 }
