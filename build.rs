@@ -161,15 +161,16 @@ fn hash(bytes: &[u8]) -> u64 {
     })
 }
 
-/// One bit for every token, by its hash: most pairs that merging looks up are no token, and this
-/// tells so with one read.
+/// Two bits for every token in one word, by its hash: most pairs that merging looks up are no token, and this tells so
+/// with one read.
 fn hashes(tokens: &[&[u8]], bits: usize) -> Vec<u8> {
-    let mut hashes = vec![0_u8; bits / 8];
+    let mut words = vec![0_u64; bits / 64];
     for token in tokens {
-        let bit = (hash(token) >> 32) as usize % bits;
-        hashes[bit / 8] |= 1 << (bit % 8);
+        let hash = hash(token);
+        let word = (hash >> 38) as usize % words.len();
+        words[word] |= 1 << (hash >> 32 & 63) | 1 << (hash >> 52 & 63);
     }
-    hashes
+    words.into_iter().flat_map(u64::to_le_bytes).collect()
 }
 
 /// The id of every token of two ASCII characters by those, and `u32::MAX` where there is none: merging a word
