@@ -7,14 +7,16 @@
 //! - `hashes`: a filter that says which hashes no token has;
 //! - `spans`: a filter that says between which characters a token can reach;
 //! - `starts` and `ends`: filters that say where it can do so from or into the middle of one;
-//! - `pairs`: the ids of tokens of two ASCII characters; `characters`: how many tokens a character makes alone.
+//! - `pairs`: the ids of tokens of two ASCII characters; `characters`: how many tokens a character makes alone;
+//! - `han.rows` and `han.pairs`: which two Chinese characters are in a token together, and `han.marks`, which marks are in
+//!   one with such a character.
 //!
 //! And one two-stage table, `classes`, with the character classes of the splitting rules.
 //!
 //! All integers are little-endian. Nothing depends on the machine or on the order of a hash map, so
 //! the same crates give the same bytes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use bpe_openai::Tokenizer;
@@ -25,6 +27,12 @@ const ID_BITS: u32 = 18;
 
 /// How many masks of characters that tokens start before there are.
 const STARTS: usize = 1 << 12;
+
+/// The Chinese characters of `src/input/han.rs`.
+const HAN: std::ops::Range<u32> = 0x4e00..0xa000;
+
+/// The marks that `src/input/han.rs` knows: full-width ones, those of Chinese, and dashes and quotes.
+const MARKS: [std::ops::Range<u32>; 3] = [0xff00..0xff40, 0x3000..0x3040, 0x2000..0x2040];
 
 /// Characters per block of the class table.
 const BLOCK: usize = 128;
@@ -104,6 +112,12 @@ fn write_vocabulary(
     write(out, &format!("{name}.pairs"), &pairs(&tokens));
     let ids = tokens.iter().copied().zip(0..).collect();
     write(out, &format!("{name}.characters"), &characters(&ids));
+    let (rows, pairs) = han(&tokens, &ids);
+    let units = |units: &[u16]| -> Vec<u8> { units.iter().flat_map(|u| u.to_le_bytes()).collect() };
+    let (rows, marks) = rows.split_at(HAN.len());
+    write(out, &format!("{name}.han.rows"), &units(rows));
+    write(out, &format!("{name}.han.marks"), &units(marks));
+    write(out, &format!("{name}.han.pairs"), &units(&pairs));
     let borders = Borders::of(&tokens, &ids, span_bits);
     let bytes = |masks: &[u64]| -> Vec<u8> { masks.iter().flat_map(|m| m.to_le_bytes()).collect() };
     write(out, &format!("{name}.spans"), &borders.spans);
@@ -268,6 +282,79 @@ fn characters(ids: &HashMap<&[u8], usize>) -> Vec<u8> {
         counts[code as usize / 4] |= count << (code % 4 * 2);
     }
     counts
+}
+
+/// By Chinese character, and then by mark, the number of its row below 2 bits: how many tokens more than one it makes
+/// alone, or 3 when tokens that hold it are not made of whole characters. And all rows in one array, shifted so that
+/// none is in another's places: at the sum of a row's number and a second character, that number above 2 bits, if some
+/// token holds both characters side by side: whether they are a token, and whether they are in a longer one. All bits
+/// are set where there is nothing.
+fn han(tokens: &[&[u8]], ids: &HashMap<&[u8], usize>) -> (Vec<u16>, Vec<u16>) {
+    let han = |bytes: &[u8]| {
+        let character = std::str::from_utf8(bytes).ok()?.chars().next()?;
+        let code = u32::from(character);
+        let mark = MARKS.into_iter().flatten().position(|mark| mark == code);
+        match code {
+            _ if HAN.contains(&code) => Some((code - HAN.start) as usize),
+            _ => Some(HAN.len() + mark?),
+        }
+    };
+    let mut rows: Vec<u16> = HAN
+        .chain(MARKS.into_iter().flatten())
+        .map(|code| {
+            let character = char::from_u32(code).map(String::from).unwrap_or_default();
+            let count = encode(ids, character.as_bytes()).0 - 1;
+            u16::try_from(count).expect("no more than its 3 bytes") << 14
+        })
+        .collect();
+    let mut seconds: Vec<BTreeMap<usize, u16>> = vec![BTreeMap::new(); rows.len()];
+    for (id, token) in tokens.iter().enumerate() {
+        let is_simple = token.len() == 3 || is_made_of_characters(ids, id, token);
+        let mut before: Option<usize> = None;
+        for at in 0..token.len() {
+            let character = token.get(at..at + 3).and_then(han);
+            let Some(character) = character else {
+                if token[at] & 0xc0 != 0x80 {
+                    before = None;
+                }
+                continue;
+            };
+            let is_cut_before = token[..at].iter().all(|byte| byte & 0xc0 == 0x80);
+            if !is_simple || (at > 0 && is_cut_before) {
+                rows[character] = 3 << 14;
+            }
+            if let Some(before) = before.replace(character)
+                && character < HAN.len()
+            {
+                let flags = seconds[before].entry(character).or_default();
+                *flags |= if token.len() == 6 { 1 } else { 2 };
+            }
+        }
+    }
+    let mut firsts: Vec<usize> = (0..rows.len())
+        .filter(|&at| !seconds[at].is_empty())
+        .collect();
+    firsts.sort_by_key(|&at| std::cmp::Reverse(seconds[at].len()));
+    let mut pairs = vec![u16::MAX; HAN.len() + (1 << 14)];
+    let mut is_used = vec![false; (1 << 14) - 1];
+    for first in firsts {
+        let fits = |row: usize| {
+            let mut places = seconds[first].keys().map(|second| row + second);
+            !is_used[row] && places.all(|at| pairs[at] == u16::MAX)
+        };
+        let row = (1..is_used.len())
+            .find(|&row| fits(row))
+            .expect("there are few pairs");
+        is_used[row] = true;
+        let number = u16::try_from(row).expect("14 bits");
+        rows[first] |= number;
+        for (second, flags) in &seconds[first] {
+            pairs[row + second] = number << 2 | flags;
+        }
+    }
+    let used = pairs.iter().rposition(|&pair| pair != u16::MAX);
+    pairs.truncate(used.map_or(0, |last| last + 1));
+    (rows, pairs)
 }
 
 fn width(first_byte: u8) -> usize {

@@ -5,6 +5,7 @@ mod boundary;
 pub mod chunk;
 pub mod chunker;
 pub mod halve;
+mod han;
 mod merge;
 mod meter;
 mod pretoken;

@@ -11,6 +11,7 @@
 // A window or a short piece has its length in 32 bits with room to spare.
 #![allow(clippy::cast_possible_truncation)]
 
+use crate::input::han;
 use crate::input::merge::{self, Merger};
 use crate::input::pretoken;
 use crate::input::segment::{Segment, first_character, segment};
@@ -178,11 +179,26 @@ impl TokenCounter {
         let (mut start, mut at, mut tokens) = (0, 0, 0);
         let (mut left, mut left_width) = (0, 0);
         while let Some((right, width)) = first_character(piece.get(at..).unwrap_or_default()) {
-            let is_end = at > start && vocabulary.border(left, right, piece[at]) == Border::Closed;
-            let is_character = at - start == left_width && left_width < 4;
-            if is_end && !is_character {
-                tokens += self.count_segment(vocabulary, piece.get(start..at));
-            } else if at - start >= WINDOW {
+            if at == start && width == 3 {
+                let (bytes, made) = self.count_han(vocabulary, piece.get(at..).unwrap_or_default());
+                if bytes > 0 {
+                    tokens += made;
+                    start += bytes;
+                    at = start;
+                    continue;
+                }
+            }
+            if at > start && vocabulary.border(left, right, piece[at]) == Border::Closed {
+                let is_character = at - start == left_width && left_width < 4;
+                tokens += if is_character {
+                    vocabulary.tokens_of_character(left)
+                } else {
+                    self.count_segment(vocabulary, piece.get(start..at))
+                };
+                start = at;
+                continue;
+            }
+            if at - start >= WINDOW {
                 let rest = piece.get(start..).unwrap_or_default();
                 let (bytes, made) = self.encode_segment(rest, usize::MAX);
                 tokens += made;
@@ -190,11 +206,6 @@ impl TokenCounter {
                 at = start;
                 continue;
             }
-            // Most Chinese characters are a segment each, or not, with no pattern to it: a sum costs less than a branch
-            // that is often mispredicted.
-            let alone = vocabulary.tokens_of_character(left);
-            tokens += if is_end && is_character { alone } else { 0 };
-            start = if is_end { at } else { start };
             (left, left_width) = (right, width);
             at += width;
         }
@@ -202,6 +213,23 @@ impl TokenCounter {
             tokens += self.count_segment(vocabulary, piece.get(start..));
         }
         tokens
+    }
+
+    /// Counts Chinese characters at the start of `piece`, which no token reaches across; says how many bytes and tokens
+    /// they are, 0 if it cannot.
+    fn count_han(&mut self, vocabulary: &Vocabulary, piece: &[u8]) -> (usize, usize) {
+        let han::Run {
+            bytes,
+            mut tokens,
+            mut chains,
+        } = han::run(vocabulary, piece);
+        while chains != 0 {
+            let first = chains.trailing_zeros() as usize;
+            let end = first + (chains >> first).trailing_ones() as usize;
+            tokens += self.count_segment(vocabulary, piece.get(3 * (first - 1)..3 * end));
+            chains &= u64::MAX << end;
+        }
+        (bytes, tokens)
     }
 
     /// Counts a segment.

@@ -8,6 +8,8 @@
 // Hashes and keys are taken apart by casts that are meant to drop bits.
 #![allow(clippy::cast_possible_truncation)]
 
+use crate::input::han::Han;
+
 /// A way to turn text into tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
@@ -47,6 +49,8 @@ pub(crate) struct Vocabulary {
     pairs: &'static [[u8; 4]],
     /// How many tokens each character of the basic plane makes alone, in 2 bits.
     characters: &'static [u8],
+    /// Which two Chinese characters are in a token together.
+    han: Han,
 }
 
 /// Whether tokens may reach from one character into the next.
@@ -78,6 +82,11 @@ static O200K: Vocabulary = Vocabulary {
     ends: table!("o200k.ends").as_chunks().0,
     pairs: table!("o200k.pairs").as_chunks().0,
     characters: table!("o200k.characters"),
+    han: Han {
+        rows: table!("o200k.han.rows").as_chunks().0,
+        marks: table!("o200k.han.marks").as_chunks().0,
+        pairs: table!("o200k.han.pairs").as_chunks().0,
+    },
 };
 
 static CL100K: Vocabulary = Vocabulary {
@@ -92,6 +101,11 @@ static CL100K: Vocabulary = Vocabulary {
     ends: table!("cl100k.ends").as_chunks().0,
     pairs: table!("cl100k.pairs").as_chunks().0,
     characters: table!("cl100k.characters"),
+    han: Han {
+        rows: table!("cl100k.han.rows").as_chunks().0,
+        marks: table!("cl100k.han.marks").as_chunks().0,
+        pairs: table!("cl100k.han.pairs").as_chunks().0,
+    },
 };
 
 impl Vocabulary {
@@ -169,6 +183,20 @@ impl Vocabulary {
         counts.map_or(0, |&counts| usize::from(counts >> (code % 4 * 2) & 3))
     }
 
+    /// Which two Chinese characters are in a token together.
+    #[inline]
+    pub(crate) fn han(&self) -> Han {
+        self.han
+    }
+
+    /// Whether some token ends inside a character with this first byte, and holds the end of one before it that has
+    /// this last byte.
+    #[inline]
+    pub(crate) fn ends_inside(&self, last_byte: u8, first_byte: u8) -> bool {
+        let mask = self.ends.get(usize::from(last_byte));
+        mask.is_some_and(|&mask| u64::from_le_bytes(mask) >> (first_byte & 0x3f) & 1 != 0)
+    }
+
     /// What tokens may reach from one of these neighbouring characters into the other. Each is given as its
     /// UTF-8 bytes, the first one on top; `first_byte` is the right one's.
     #[inline]
@@ -179,7 +207,7 @@ impl Vocabulary {
         };
         let mut is_any = false;
         if right >= 0x80 {
-            is_any |= mask(self.ends, left & 0xff) >> (first_byte & 0x3f) & 1 != 0;
+            is_any |= self.ends_inside(left as u8, first_byte);
         }
         if left >= 0x80 {
             let last_bits = right & 0x3f | right >> 2 & 0xfc0;
