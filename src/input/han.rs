@@ -8,7 +8,7 @@
 #![allow(clippy::cast_possible_truncation)]
 
 use crate::input::segment::first_character;
-use crate::input::vocabulary::{Border, Vocabulary};
+use crate::input::vocabulary::{Border, Han, Vocabulary};
 
 /// Characters that are looked at together: there has to be a bit for the end too.
 const MOST: usize = 63;
@@ -18,18 +18,6 @@ const FIRST: u32 = 0xe4e00;
 
 /// A row that is none stands for a character that is not for this way.
 const NO_WAY: u16 = 3 << 14;
-
-/// Which two Chinese characters are in a token together.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Han {
-    /// By character from U+4E00 to U+9FFF: its row's number; above that, how many tokens more than one it makes alone.
-    pub(crate) rows: &'static [[u8; 2]],
-    /// The same of the marks that can be before them in a pre-token, by [`mark`].
-    pub(crate) marks: &'static [[u8; 2]],
-    /// By the sum of a row's number and a second character: that number, then whether both are in a longer token, and
-    /// whether they are one.
-    pub(crate) pairs: &'static [[u8; 2]],
-}
 
 /// The characters at the start of a piece up to a place that no token reaches across.
 #[derive(Clone, Copy, Debug)]

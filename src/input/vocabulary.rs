@@ -8,8 +8,6 @@
 // Hashes and keys are taken apart by casts that are meant to drop bits.
 #![allow(clippy::cast_possible_truncation)]
 
-use crate::input::han::Han;
-
 /// A way to turn text into tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
@@ -26,6 +24,18 @@ pub(crate) const MAX_TOKEN_BYTES: usize = 128;
 pub(crate) const NO_TOKEN: u32 = u32::MAX;
 
 const ID_BITS: u32 = 18;
+
+/// Which two Chinese characters are in a token together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Han {
+    /// By character from U+4E00 to U+9FFF: its row's number; above that, how many tokens more than one it makes alone.
+    pub(crate) rows: &'static [[u8; 2]],
+    /// The same of the marks that can be before them in a pre-token, by the place that `han` gives them.
+    pub(crate) marks: &'static [[u8; 2]],
+    /// By the sum of a row's number and a second character: that number, then whether both are in a longer token, and
+    /// whether they are one.
+    pub(crate) pairs: &'static [[u8; 2]],
+}
 
 pub(crate) struct Vocabulary {
     /// Two bits of one word for each token, by its hash: most of what is looked up is no token, and this tells so with
