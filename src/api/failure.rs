@@ -125,6 +125,45 @@ pub struct Failure {
 }
 
 impl Kind {
+    /// One word, for programs: part of what `--format jsonl` promises.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Dns => "dns",
+            Self::Tls => "tls",
+            Self::Proxy => "proxy",
+            Self::Url => "url",
+            Self::Timeout(_) => "timeout",
+            Self::Closed => "closed",
+            Self::Cut => "cut",
+            Self::Empty => "empty",
+            Self::EventError => "event_error",
+            Self::Malformed => "malformed",
+            Self::RateLimit => "rate_limit",
+            Self::Overloaded => "overloaded",
+            Self::Server => "server",
+            Self::Busy => "busy",
+            Self::Quota => "quota",
+            Self::Auth => "auth",
+            Self::Forbidden => "forbidden",
+            Self::Model => "model",
+            Self::NotFound => "not_found",
+            Self::Redirect => "redirect",
+            Self::NotApi => "not_api",
+            Self::ContextLength => "context_length",
+            Self::TooLarge => "too_large",
+            Self::Filtered => "filtered",
+            Self::Refused => "refused",
+            Self::Length => "length",
+            Self::ToolCalls => "tool_calls",
+            Self::UnknownFinish => "unknown_finish",
+            Self::DroppedInput => "dropped_input",
+            Self::BadRequest => "bad_request",
+            Self::NotCached => "not_cached",
+        }
+    }
+
     /// What it means in plain words, for the beginning of a message.
     #[must_use]
     pub fn phrase(self) -> &'static str {

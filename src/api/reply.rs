@@ -45,6 +45,22 @@ pub enum Finish {
     Unknown,
 }
 
+impl Finish {
+    /// The API's own word (chat completions, `finish_reason`); none where nothing was said.
+    #[must_use]
+    pub fn word(self) -> Option<&'static str> {
+        match self {
+            Self::Stop | Self::Done => Some("stop"),
+            Self::Length => Some("length"),
+            Self::Filtered => Some("content_filter"),
+            Self::Refused => Some("refusal"),
+            Self::ToolCalls => Some("tool_calls"),
+            Self::Failed => Some("error"),
+            Self::Unknown => None,
+        }
+    }
+}
+
 /// Tokens as the server counted them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {

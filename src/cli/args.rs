@@ -15,7 +15,7 @@ use crate::api::request::Param;
 use crate::input::chunk::By;
 use crate::limit::concurrency::Jobs;
 use crate::limit::rate::{Rate, parse_rate};
-use crate::output::format::Join;
+use crate::output::format::{Format, Join};
 use crate::pipeline::reorder::OnError;
 use crate::report::progress::ProgressMode;
 
@@ -120,6 +120,14 @@ pub struct Cli {
     #[argh(option, arg_name = "FILE")]
     pub cache: Option<String>,
 
+    /// write replies as text, or jsonl: one object a chunk (text)
+    #[argh(option, arg_name = "FORMAT", from_str_fn(parse_format))]
+    pub format: Option<Format>,
+
+    /// keep only what is inside a reply's code fence
+    #[argh(switch)]
+    pub unfence: bool,
+
     /// put between replies: source, line or blank (source)
     #[argh(option, arg_name = "WHAT", from_str_fn(parse_join))]
     pub join: Option<Join>,
@@ -208,6 +216,14 @@ pub fn parse_by(value: &str) -> Result<By, String> {
 /// The words that it takes.
 pub fn parse_api(value: &str) -> Result<Api, String> {
     parse_word(value, &[("chat", Api::Chat), ("responses", Api::Responses)])
+}
+
+/// Reads `--format`.
+///
+/// # Errors
+/// The words that it takes.
+pub fn parse_format(value: &str) -> Result<Format, String> {
+    parse_word(value, &[("text", Format::Text), ("jsonl", Format::Jsonl)])
 }
 
 /// Reads `--join`.

@@ -52,6 +52,8 @@ pub const GROUPS: [(&str, &[&str]); 6] = [
     (
         "What to show",
         &[
+            "--format",
+            "--unfence",
             "--join",
             "--live",
             "--whole",

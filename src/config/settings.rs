@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::input::chunk::By;
 use crate::limit::concurrency::Jobs;
 use crate::limit::pacer::Limits;
-use crate::output::format::Join;
+use crate::output::format::{Format, Join};
 use crate::pipeline::reorder::OnError;
 use crate::report::progress::ProgressMode;
 use crate::secret::secret::Secret;
@@ -93,6 +93,10 @@ pub struct Config {
     pub on_error: OnError,
     /// What is remembered, and where.
     pub cache: CacheConfig,
+    /// What a reply is written as.
+    pub format: Format,
+    /// Whether only the inside of a reply's code fence is wanted.
+    pub unfences: bool,
     /// What stands between replies.
     pub join: Join,
     /// Whether to stream the next reply; `None` leaves it to the terminal.
@@ -168,7 +172,10 @@ pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Con
     // A field of the command line replaces the profile's of the same name.
     let mut params = std::mem::take(&mut profile.params);
     params.extend(cli.param);
+    let format = cli.format.unwrap_or(Format::Text);
     let is_live = match (cli.live, cli.whole) {
+        // What becomes of a reply is known only at its end.
+        _ if format == Format::Jsonl || cli.unfence => Some(false),
         (true, _) => Some(true),
         (_, true) => Some(false),
         _ => None,
@@ -198,6 +205,8 @@ pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Con
         retries: cli.retries.or(file.retries).unwrap_or(RETRIES),
         on_error: cli.on_error.or(file.on_error).unwrap_or(OnError::Stop),
         cache,
+        format,
+        unfences: cli.unfence,
         join: cli.join.or(file.join).unwrap_or(Join::Source),
         is_live,
         is_quiet: cli.quiet,

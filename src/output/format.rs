@@ -4,8 +4,21 @@
 //! reply may come in pieces. Its outer white space is left out, because the
 //! source's own is put back.
 
+use std::borrow::Cow;
+
+use crate::output::fence::unfenced;
+use crate::output::record::Record;
 use crate::output::terminal::visible;
 use crate::output::trim::Trim;
+
+/// What a reply is written as.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Format {
+    /// Its text.
+    Text,
+    /// A line of JSON with all that is known about it.
+    Jsonl,
+}
 
 /// What stands between replies.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -21,6 +34,10 @@ pub enum Join {
 /// How replies are written.
 #[derive(Clone, Copy, Debug)]
 pub struct FormatOptions {
+    /// What a reply is written as.
+    pub format: Format,
+    /// Whether only the inside of a reply's code fence is wanted.
+    pub unfences: bool,
     /// What stands between replies.
     pub join: Join,
     /// Whether a reply has to stay on one line: its line ends become spaces.
@@ -52,10 +69,40 @@ impl Formatter {
         }
     }
 
+    /// Whether replies are written as lines of JSON, by [`Formatter::record`].
+    #[must_use]
+    pub fn is_jsonl(&self) -> bool {
+        self.options.format == Format::Jsonl
+    }
+
     /// The white space that stood in the source before a chunk or at the end.
     pub fn gap(&mut self, gap: &str, out: &mut String) {
-        if self.options.join == Join::Source {
+        if self.options.join == Join::Source && !self.is_jsonl() {
             self.write(gap, out);
+        }
+    }
+
+    /// A chunk and what became of it, as a line of JSON; the text that goes into it.
+    pub fn record(&mut self, mut record: Record<'_>, out: &mut String) {
+        if let Some(Cow::Borrowed(text)) = record.text {
+            record.text = Some(self.inside(text.trim()));
+        }
+        let mut line = String::new();
+        record.write(&mut line);
+        self.write(&line, out);
+    }
+
+    /// The current reply, all of it.
+    pub fn whole(&mut self, reply: &str, out: &mut String) {
+        self.text(&self.inside(reply), out);
+    }
+
+    /// What is wanted of a reply.
+    fn inside<'t>(&self, reply: &'t str) -> Cow<'t, str> {
+        if self.options.unfences {
+            unfenced(reply)
+        } else {
+            Cow::Borrowed(reply)
         }
     }
 
@@ -69,8 +116,8 @@ impl Formatter {
             }
             self.has_written = true;
         }
-        if self.options.is_one_line && text.contains('\n') {
-            let line = text.replace("\r\n", " ").replace('\n', " ");
+        if self.options.is_one_line && text.contains(['\n', '\r']) {
+            let line = text.replace("\r\n", " ").replace(['\n', '\r'], " ");
             self.write(&line, out);
         } else {
             self.write(&text, out);
@@ -144,6 +191,8 @@ mod tests {
     }
 
     const PIPE: FormatOptions = FormatOptions {
+        format: Format::Text,
+        unfences: false,
         join: Join::Source,
         is_one_line: false,
         is_terminal: false,
@@ -178,7 +227,7 @@ mod tests {
             ..PIPE
         };
         let replies: &[(&str, &[&str])] = &[("", &["a\r", "\nb\n\nc\n"]), ("\n", &["d\re"])];
-        assert_eq!(format(options, replies, "\n"), "a b  c\nd\re\n");
+        assert_eq!(format(options, replies, "\n"), "a b  c\nd e\n");
     }
 
     #[test]

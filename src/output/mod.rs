@@ -1,6 +1,8 @@
 //! Replies into bytes on standard output.
 
+pub mod fence;
 pub mod format;
+pub mod record;
 pub mod terminal;
 pub mod trim;
 pub mod writer;

@@ -4,6 +4,7 @@
 //! ready together in one piece, the head of the order as it comes where somebody
 //! watches. A failure ends the run or is kept in mind for the summary.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,10 +14,11 @@ use futures::{FutureExt as _, Stream, StreamExt as _};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::api::failure::Failure;
-use crate::api::reply::Finish;
+use crate::api::reply::{Finish, Reply};
 use crate::error::Error;
 use crate::limit::concurrency::Concurrency;
 use crate::output::format::Formatter;
+use crate::output::record::{Fault, Record, Tokens};
 use crate::output::writer::Writer;
 use crate::pipeline::ask::{Asker, Traffic, is_hopeless};
 use crate::pipeline::place::Place;
@@ -236,64 +238,97 @@ impl Map<'_> {
             self.show(&mut showing);
             has_begun = showing.has_begun;
         }
-        let mut out = String::new();
-        match &outcome.result {
+        let ends_run = match &outcome.result {
             Ok(reply) => {
-                let usage = reply.usage.unwrap_or_default();
-                if outcome.attempts == 0 {
-                    self.tally.cached += 1;
-                } else {
-                    self.tally.tokens += usage.prompt_tokens + usage.completion_tokens;
-                }
-                if reply.finish == Finish::Length {
-                    self.tally.cut += 1;
-                    self.messages.warning(&format!(
-                        "{}: the reply was cut at --max-output-tokens",
-                        place.name()
-                    ));
-                }
-                if !has_begun {
-                    out.reserve(place.gap.len() + reply.text.len() + 1);
-                    self.gap(&place.gap, &mut out);
-                    self.formatter.text(&reply.text, &mut out);
-                }
-                self.formatter.end(&mut out);
-                self.formatter.gap(&place.tail, &mut out);
-                self.tally.written += 1;
+                self.count_reply(place, reply, outcome);
+                None
+            }
+            Err(failure) if options.on_error == OnError::Stop || is_hopeless(failure) => {
+                Some(failure)
             }
             Err(failure) => {
-                if has_begun {
-                    // What was shown of it stays; what comes next goes on a line of its own.
-                    self.formatter.restart(&mut out);
-                }
-                if options.on_error == OnError::Stop || is_hopeless(failure) {
-                    self.pending.push_str(&out);
-                    return Err(place.failed(failure, outcome.attempts, outcome.took));
-                }
-                self.count(place, failure, outcome);
-                let is_kept = options.on_error == OnError::Keep;
-                // What is left out takes the white space before it along, or, if that is written
-                // already, the white space after it.
-                if !is_kept && !options.is_by_line {
-                    self.pending.push_str(&out);
-                    return Ok(false);
-                }
-                if !has_begun {
-                    self.gap(&place.gap, &mut out);
-                }
-                if is_kept {
-                    self.formatter.text(text.unwrap_or_default(), &mut out);
-                }
-                self.formatter.end(&mut out);
-                self.formatter.gap(&place.tail, &mut out);
+                self.count_failure(place, failure, outcome);
+                None
             }
-        }
+        };
+        let kept = text.filter(|_| options.on_error == OnError::Keep);
+        let mut out = String::new();
+        let is_written = if self.formatter.is_jsonl() {
+            record(place, outcome, kept, self.formatter, &mut out);
+            true
+        } else {
+            match &outcome.result {
+                Ok(reply) => {
+                    if !has_begun {
+                        out.reserve(place.gap.len() + reply.text.len() + 1);
+                        self.gap(&place.gap, &mut out);
+                        self.formatter.whole(&reply.text, &mut out);
+                    }
+                    self.end(place, &mut out);
+                    true
+                }
+                Err(_) => self.stand_in(place, kept, has_begun, ends_run, options, &mut out),
+            }
+        };
         self.pending.push_str(&out);
-        Ok(true)
+        match ends_run {
+            Some(failure) => Err(place.failed(failure, outcome.attempts, outcome.took)),
+            None => Ok(is_written),
+        }
+    }
+
+    /// Writes what stands in the place of a reply that failed; says whether anything does.
+    fn stand_in(
+        &mut self,
+        place: &Place,
+        kept: Option<&str>,
+        has_begun: bool,
+        ends_run: Option<&Failure>,
+        options: MapOptions,
+        out: &mut String,
+    ) -> bool {
+        if has_begun {
+            // What was shown of it stays; what comes next goes on a line of its own.
+            self.formatter.restart(out);
+        }
+        // What is left out takes the white space before it along, or, if that is written
+        // already, the white space after it.
+        if ends_run.is_some() || kept.is_none() && !options.is_by_line {
+            return false;
+        }
+        if !has_begun {
+            self.gap(&place.gap, out);
+        }
+        self.formatter.text(kept.unwrap_or_default(), out);
+        self.end(place, out);
+        true
+    }
+
+    fn end(&mut self, place: &Place, out: &mut String) {
+        self.formatter.end(out);
+        self.formatter.gap(&place.tail, out);
+    }
+
+    /// Keeps in mind a reply, for what is told at the end.
+    fn count_reply(&mut self, place: &Place, reply: &Reply, outcome: &Outcome) {
+        let usage = reply.usage.unwrap_or_default();
+        if outcome.attempts == 0 {
+            self.tally.cached += 1;
+        } else {
+            self.tally.tokens += usage.prompt_tokens + usage.completion_tokens;
+        }
+        if reply.finish == Finish::Length {
+            self.tally.cut += 1;
+            self.messages.warning(&format!(
+                "{}: the reply was cut at --max-output-tokens",
+                place.name()
+            ));
+        }
+        self.tally.written += 1;
     }
 
     /// Keeps in mind a chunk that failed, for the summary at the end.
-    fn count(&mut self, place: &Place, failure: &Failure, outcome: &Outcome) {
+    fn count_failure(&mut self, place: &Place, failure: &Failure, outcome: &Outcome) {
         self.tally.failures += 1;
         if self.tally.failed.len() < NAMED {
             let why = Place::why(failure, outcome.attempts, outcome.took);
@@ -317,4 +352,51 @@ async fn head_grown(head: Option<&Live>, grown: &Notify) {
         Some(live) => live.grown().await,
         None => grown.notified().await,
     }
+}
+
+/// A time without what nobody can measure over a network.
+fn whole_millis(time: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Writes a chunk and what became of it as a line of JSON.
+fn record(
+    place: &Place,
+    outcome: &Outcome,
+    kept: Option<&str>,
+    formatter: &mut Formatter,
+    out: &mut String,
+) {
+    let reply = outcome.result.as_ref();
+    let message = reply.err().map(ToString::to_string).unwrap_or_default();
+    let is_text = place.line > 0;
+    let record = Record {
+        index: place.number,
+        file: is_text.then_some(&*place.file),
+        start: is_text.then_some(place.offset),
+        end: is_text.then(|| place.offset + place.bytes),
+        line: is_text.then_some(place.line),
+        text: reply
+            .map_or(kept, |reply| Some(&reply.text))
+            .map(Cow::Borrowed),
+        error: reply.err().map(|failure| Fault {
+            kind: failure.kind.word(),
+            status: failure.status,
+            message: &message,
+        }),
+        finish_reason: reply.ok().and_then(|reply| reply.finish.word()),
+        model: reply.ok().and_then(|reply| reply.model.as_deref()),
+        usage: reply
+            .ok()
+            .and_then(|reply| reply.usage)
+            .map(|usage| Tokens {
+                prompt_tokens: usage.prompt_tokens,
+                completion_tokens: usage.completion_tokens,
+                cached_tokens: usage.cached_tokens,
+            }),
+        cached: outcome.attempts == 0 && reply.is_ok(),
+        attempts: outcome.attempts,
+        latency: (outcome.attempts > 0).then(|| whole_millis(outcome.took).as_secs_f64()),
+    };
+    formatter.record(record, out);
 }

@@ -112,6 +112,8 @@ async fn ask(
         },
     };
     let mut formatter = Formatter::new(FormatOptions {
+        format: config.format,
+        unfences: config.unfences,
         join: config.join,
         is_one_line: config.by == By::Line,
         is_terminal: screen.is_stdout_terminal,

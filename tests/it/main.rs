@@ -24,5 +24,6 @@ mod order; // output order, requests in flight, memory
 mod pipes; // readers that leave, full disks, signals
 mod resume; // ends from outside, and running again from there
 mod settings; // flags, environment, configuration file
+mod shapes; // what a reply is written as: text, lines of JSON, what is inside a fence
 mod transport; // TLS, HTTP/2, proxies, redirects
 mod tty; // terminals on any of the three streams
