@@ -79,6 +79,8 @@ pub enum Kind {
     BadRequest,
     /// Nothing may be sent, and the reply is not remembered.
     NotCached,
+    /// The reply does not follow the schema, also when asked again.
+    Schema,
 }
 
 /// What was waited for when time ran out.
@@ -161,6 +163,7 @@ impl Kind {
             Self::DroppedInput => "dropped_input",
             Self::BadRequest => "bad_request",
             Self::NotCached => "not_cached",
+            Self::Schema => "schema",
         }
     }
 
@@ -202,6 +205,7 @@ impl Kind {
             Self::DroppedInput => "the server dropped part of the text",
             Self::BadRequest => "the server does not accept the request",
             Self::NotCached => "its reply is not in the cache",
+            Self::Schema => "the reply does not follow the schema",
         }
     }
 
@@ -235,7 +239,8 @@ impl Kind {
             | Self::UnknownFinish
             | Self::DroppedInput
             | Self::BadRequest
-            | Self::NotCached => Verdict::Fatal,
+            | Self::NotCached
+            | Self::Schema => Verdict::Fatal,
             Self::Tls
             | Self::Url
             | Self::Quota
@@ -320,6 +325,7 @@ impl Failure {
             Kind::NotFound | Kind::NotApi => "check the base URL: most end in /v1",
             Kind::ContextLength | Kind::TooLarge | Kind::DroppedInput => "try a smaller -c",
             Kind::Length => "try a smaller -c, or a larger --max-output-tokens",
+            Kind::Schema => "try another model or a simpler schema; --on-error skip goes on",
             Kind::NotCached => "run without --cache-only to ask for it",
             _ => return None,
         })

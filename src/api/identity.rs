@@ -53,6 +53,13 @@ impl Identity {
                 Err(_) => add(&mut hasher, json),
             }
         }
+        if let Some(schema) = &options.schema {
+            // What was remembered without it was not held to it.
+            // Three parts, where fields have two: no field looks like it.
+            for part in ["", "schema", &schema.json] {
+                add(&mut hasher, part);
+            }
+        }
         Self(hasher)
     }
 
@@ -75,7 +82,7 @@ fn add(hasher: &mut Hasher, part: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::request::Param;
+    use crate::api::request::{Param, SchemaMode, SchemaRequest};
 
     fn options() -> RequestOptions {
         RequestOptions {
@@ -87,6 +94,7 @@ mod tests {
             params: Vec::new(),
             max_output: None,
             wants_usage: false,
+            schema: None,
         }
     }
 
@@ -94,6 +102,14 @@ mod tests {
         Param {
             name: name.to_owned(),
             json: json.to_owned(),
+        }
+    }
+
+    fn schema(json: &str) -> SchemaRequest {
+        SchemaRequest {
+            json: json.to_owned(),
+            is_strict: false,
+            mode: SchemaMode::Native,
         }
     }
 
@@ -119,6 +135,8 @@ mod tests {
             with(|o| o.params = vec![param("temperature", "0")]),
             with(|o| o.params = vec![param("temperature", "1")]),
             with(|o| o.params = vec![param("top_p", "1")]),
+            with(|o| o.schema = Some(schema("{}"))),
+            with(|o| o.schema = Some(schema("{\"type\":\"object\"}"))),
             Identity::new("https://g/v1", &options()).of("text", ""),
             Identity::new("https://h/v1", &options()).of("texts", ""),
             Identity::new("https://h/v1", &options()).of("text", "before"),

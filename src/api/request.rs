@@ -18,6 +18,14 @@ and no code fence around the result that the text does not have.";
 const BACKGROUND: &str = "For background only, this is what stands directly before the piece. Do \
 not repeat it and do not work on it:";
 
+/// What introduces a schema in the prompt.
+const SCHEMA: &str = "The result has to be JSON that follows this JSON Schema, and nothing but \
+that JSON:";
+
+/// What a model is told whose reply does not follow the schema.
+const MENDING: &str = "That does not follow the JSON Schema. Give the whole result again, mended, \
+and nothing but JSON. What is wrong:";
+
 /// A field of the request that the user set.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Param {
@@ -46,6 +54,60 @@ pub struct RequestOptions {
     pub max_output: Option<(String, u32)>,
     /// Whether to ask for token counts at the end of a stream.
     pub wants_usage: bool,
+    /// The schema that replies are to follow.
+    pub schema: Option<SchemaRequest>,
+}
+
+/// How a server is asked to keep to a schema.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SchemaMode {
+    /// It takes the schema itself (`OpenAI`, "Structured outputs").
+    Native,
+    /// It promises JSON and no more (`json_object`); the schema goes into the prompt.
+    Object,
+    /// It knows nothing of it; the schema goes into the prompt.
+    Prompt,
+}
+
+/// A schema that replies are to follow.
+#[derive(Clone, Debug)]
+pub struct SchemaRequest {
+    /// The schema, compact JSON.
+    pub json: String,
+    /// Whether it keeps to what the server can enforce to the letter.
+    pub is_strict: bool,
+    /// How it is asked for.
+    pub mode: SchemaMode,
+}
+
+impl SchemaRequest {
+    /// The field that asks for it, with its value.
+    fn field(&self, api: Api) -> Option<(String, String)> {
+        let strict = if self.is_strict {
+            ",\"strict\":true"
+        } else {
+            ""
+        };
+        let schema = format!("\"name\":\"reply\",\"schema\":{}{strict}", self.json);
+        let (name, json) = match (api, self.mode) {
+            (_, SchemaMode::Prompt) => return None,
+            (Api::Chat, SchemaMode::Native) => (
+                "response_format",
+                format!("{{\"type\":\"json_schema\",\"json_schema\":{{{schema}}}}}"),
+            ),
+            (Api::Chat, SchemaMode::Object) => {
+                ("response_format", "{\"type\":\"json_object\"}".to_owned())
+            }
+            (Api::Responses, SchemaMode::Native) => (
+                "text",
+                format!("{{\"format\":{{\"type\":\"json_schema\",{schema}}}}}"),
+            ),
+            (Api::Responses, SchemaMode::Object) => {
+                ("text", "{\"format\":{\"type\":\"json_object\"}}".to_owned())
+            }
+        };
+        Some((name.to_owned(), json))
+    }
 }
 
 /// Fields that gptpipe writes itself.
@@ -61,7 +123,9 @@ pub struct Template {
     head: String,
     /// JSON from there to the beginning of the user's message.
     middle: String,
-    /// JSON after the user's message.
+    /// JSON that closes the user's message.
+    closing: &'static str,
+    /// JSON after the messages.
     tail: String,
     /// The user's message, where there is no chunk.
     alone: Option<String>,
@@ -90,7 +154,7 @@ impl Template {
                     "{}{{\"role\":\"user\",\"content\":\"",
                     if has_system { "\"}," } else { "" }
                 ),
-                "\"}]",
+                "\"}",
             ),
             Api::Responses => (
                 if has_system {
@@ -106,7 +170,7 @@ impl Template {
                     "{},\"input\":[{{\"role\":\"user\",\"content\":\"",
                     if has_system { "\"" } else { "" }
                 ),
-                "\"}]",
+                "\"}",
             ),
         };
         let mut fields: Vec<(String, String)> = Vec::new();
@@ -119,13 +183,14 @@ impl Template {
         if let Some((name, tokens)) = options.max_output {
             fields.push((name, tokens.to_string()));
         }
+        fields.extend(options.schema.and_then(|schema| schema.field(options.api)));
         fields.extend(
             options
                 .params
                 .into_iter()
                 .map(|param| (param.name, param.json)),
         );
-        let mut tail = format!("{closing},\"stream\":true");
+        let mut tail = "],\"stream\":true".to_owned();
         for (at, (name, json)) in fields.iter().enumerate() {
             if !fields[at + 1..].iter().any(|(later, _)| later == name) {
                 let _ = write!(tail, ",{}:{json}", quoted(name));
@@ -135,6 +200,7 @@ impl Template {
         Self {
             head,
             middle,
+            closing,
             tail,
             alone: options.is_prompt_alone.then_some(options.prompt),
             system,
@@ -150,6 +216,17 @@ impl Template {
     /// The body of the request for a chunk; `context` is the text before it.
     #[must_use]
     pub fn body(&self, text: &str, context: &str) -> Vec<u8> {
+        self.write(text, context, None)
+    }
+
+    /// The body of the request that shows the model a reply which is not what was asked for, and
+    /// what is wrong with it.
+    #[must_use]
+    pub fn mending_body(&self, text: &str, context: &str, reply: &str, faults: &str) -> Vec<u8> {
+        self.write(text, context, Some((reply, faults)))
+    }
+
+    fn write(&self, text: &str, context: &str, wrong: Option<(&str, &str)>) -> Vec<u8> {
         let text = self.alone.as_deref().unwrap_or(text);
         let room = self.head.len() + self.middle.len() + self.tail.len();
         let mut body =
@@ -160,6 +237,15 @@ impl Template {
         }
         body.push_str(&self.middle);
         escape_into(text, &mut body);
+        body.push_str(self.closing);
+        if let Some((reply, faults)) = wrong {
+            let _ = write!(
+                body,
+                ",{{\"role\":\"assistant\",\"content\":{}}},{{\"role\":\"user\",\"content\":{}}}",
+                quoted(reply),
+                quoted(&format!("{MENDING}\n{faults}"))
+            );
+        }
         body.push_str(&self.tail);
         body.into_bytes()
     }
@@ -172,11 +258,21 @@ pub(super) fn system_text(options: &RequestOptions) -> String {
         None if options.is_prompt_alone => "",
         None => FRAMING,
     };
-    match (framing, options.is_prompt_alone) {
-        (framing, true) => framing.to_owned(),
-        ("", false) => options.prompt.clone(),
-        (framing, false) => format!("{framing}\n\n{}", options.prompt),
-    }
+    let prompt = if options.is_prompt_alone {
+        ""
+    } else {
+        &options.prompt
+    };
+    // A server that takes the schema itself shows it to the model as it likes it best.
+    let schema = options
+        .schema
+        .as_ref()
+        .filter(|schema| schema.mode != SchemaMode::Native)
+        .map(|schema| format!("{SCHEMA}\n{}", schema.json))
+        .unwrap_or_default();
+    let parts = [framing, prompt, &schema];
+    let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    parts.join("\n\n")
 }
 
 fn quoted(text: &str) -> String {
@@ -228,6 +324,7 @@ mod tests {
             params: Vec::new(),
             max_output: None,
             wants_usage: false,
+            schema: None,
         }
     }
 

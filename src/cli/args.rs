@@ -124,6 +124,10 @@ pub struct Cli {
     #[argh(option, arg_name = "FORMAT", from_str_fn(parse_format))]
     pub format: Option<Format>,
 
+    /// replies have to be JSON that follows this JSON Schema
+    #[argh(option, arg_name = "FILE")]
+    pub schema: Option<String>,
+
     /// keep only what is inside a reply's code fence
     #[argh(switch)]
     pub unfence: bool,

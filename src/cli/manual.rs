@@ -53,6 +53,7 @@ pub const GROUPS: [(&str, &[&str]); 6] = [
         "What to show",
         &[
             "--format",
+            "--schema",
             "--unfence",
             "--join",
             "--live",

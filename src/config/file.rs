@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::api::client::Auth;
 use crate::api::event::{Api, End};
-use crate::api::request::Param;
+use crate::api::request::{Param, SchemaMode};
 use crate::cli::args::{
     parse_api, parse_by, parse_duration, parse_jobs, parse_join, parse_on_error, parse_progress,
     parse_size,
@@ -123,6 +123,9 @@ pub struct ProfileTable {
     pub end: Option<End>,
     /// Whether to ask for token counts at the end of a stream.
     pub usage: Option<bool>,
+    /// How the server is asked to keep to a schema.
+    #[serde(default, deserialize_with = "schema")]
+    pub schema: Option<SchemaMode>,
     /// The header that names a request over all its attempts, where the server takes one.
     pub idempotency_header: Option<String>,
     /// Further headers.
@@ -263,6 +266,15 @@ fn end<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<End>, D::Err
         "finish_reason" => Ok(End::FinishReason),
         "done" => Ok(End::Done),
         _ => Err("takes `finish_reason` or `done`".to_owned()),
+    })
+}
+
+fn schema<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SchemaMode>, D::Error> {
+    word(deserializer, |text| match text {
+        "native" => Ok(SchemaMode::Native),
+        "object" => Ok(SchemaMode::Object),
+        "prompt" => Ok(SchemaMode::Prompt),
+        _ => Err("takes `native`, `object` or `prompt`".to_owned()),
     })
 }
 

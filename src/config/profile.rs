@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::api::client::Auth;
 use crate::api::event::{Api, End};
-use crate::api::request::Param;
+use crate::api::request::{Param, SchemaMode};
 use crate::config::file::ProfileTable;
 use crate::error::Error;
 use crate::input::token::Encoding;
@@ -46,6 +46,7 @@ struct BuiltIn {
     token_field: &'static str,
     /// Whether the server takes `stream_options`; without it some never count.
     usage: bool,
+    schema: SchemaMode,
 }
 
 /// What most lines have in common.
@@ -59,6 +60,7 @@ const CLOUD: BuiltIn = BuiltIn {
     encoding: Encoding::O200k,
     token_field: "max_tokens",
     usage: true,
+    schema: SchemaMode::Native,
 };
 
 /// A server of one's own: a key is sent if there is one.
@@ -91,6 +93,8 @@ const BUILT_IN: [BuiltIn; 15] = [
         name: "anthropic",
         address: Address::Fixed("https://api.anthropic.com/v1"),
         key_env: Some("ANTHROPIC_API_KEY"),
+        // Its OpenAI-compatible side passes over `response_format`.
+        schema: SchemaMode::Prompt,
         encoding: Encoding::Cl100k,
         ..CLOUD
     },
@@ -112,6 +116,7 @@ const BUILT_IN: [BuiltIn; 15] = [
         name: "deepseek",
         address: Address::Fixed("https://api.deepseek.com/v1"),
         key_env: Some("DEEPSEEK_API_KEY"),
+        schema: SchemaMode::Object,
         ..CLOUD
     },
     BuiltIn {
@@ -200,6 +205,8 @@ pub struct Profile {
     pub end: End,
     /// Whether to ask for token counts at the end of a stream.
     pub usage: bool,
+    /// How the server is asked to keep to a schema.
+    pub schema: SchemaMode,
     /// The header that names a request over all its attempts. No provider of the table documents one
     /// for its replies, but gateways do.
     pub idempotency_header: Option<String>,
@@ -239,6 +246,7 @@ pub fn find(
         token_field: line.token_field.to_owned(),
         end: End::FinishReason,
         usage: line.usage,
+        schema: line.schema,
         idempotency_header: None,
         headers: Vec::new(),
         params: Vec::new(),
@@ -266,6 +274,7 @@ pub fn find(
         profile.encoding = table.tokenizer;
         profile.token_field = table.token_field.clone().unwrap_or(profile.token_field);
         profile.end = table.end.unwrap_or(profile.end);
+        profile.schema = table.schema.unwrap_or(profile.schema);
         profile.usage = table.usage.unwrap_or(profile.usage);
         profile
             .idempotency_header

@@ -172,10 +172,11 @@ pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Con
     // A field of the command line replaces the profile's of the same name.
     let mut params = std::mem::take(&mut profile.params);
     params.extend(cli.param);
+    let is_json = cli.schema.is_some();
     let format = cli.format.unwrap_or(Format::Text);
     let is_live = match (cli.live, cli.whole) {
         // What becomes of a reply is known only at its end.
-        _ if format == Format::Jsonl || cli.unfence => Some(false),
+        _ if format == Format::Jsonl || cli.unfence || is_json => Some(false),
         (true, _) => Some(true),
         (_, true) => Some(false),
         _ => None,
@@ -207,7 +208,11 @@ pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Con
         cache,
         format,
         unfences: cli.unfence,
-        join: cli.join.or(file.join).unwrap_or(Join::Source),
+        // Values that a program reads stand one to a line.
+        join: cli
+            .join
+            .or(file.join)
+            .unwrap_or(if is_json { Join::Line } else { Join::Source }),
         is_live,
         is_quiet: cli.quiet,
         is_verbose: cli.verbose,

@@ -23,8 +23,10 @@ use crate::input::token::TokenCounter;
 use crate::limit::concurrency::{Concurrency, Permit};
 use crate::limit::gate::Gate;
 use crate::limit::pacer::Pacer;
+use crate::output::schema::Schema;
 use crate::output::trim::Trim;
 use crate::pipeline::dropped::check_input;
+use crate::pipeline::mend::{Checked, check};
 use crate::pipeline::place::Place;
 use crate::pipeline::recall::{Halves, Recall, join};
 use crate::pipeline::room::Share;
@@ -63,6 +65,8 @@ pub struct Asker {
     pub pacer: Pacer,
     /// Counts what the server should count.
     pub counter: Mutex<TokenCounter>,
+    /// What replies have to follow.
+    pub schema: Option<Arc<Schema>>,
     /// Standard error.
     pub messages: Messages,
     /// Whether the user was told that requests fail and are sent again.
@@ -197,7 +201,9 @@ impl Asking<'_> {
                 }
                 Err(failure) => failure,
             };
-            if !failure.kind.is_too_long() || self.is_pointless() {
+            // Two JSON values are not one.
+            let is_whole = self.asker.schema.is_some();
+            if !failure.kind.is_too_long() || is_whole || self.is_pointless() {
                 return Err(failure);
             }
             let halves = halve(text).and_then(|(end, start)| {
@@ -242,7 +248,8 @@ impl Asking<'_> {
         context: &str,
         trim: &mut Option<Trim>,
     ) -> Result<Reply, Failure> {
-        let body = Bytes::from(self.asker.template.body(text, context));
+        let mut body = Bytes::from(self.asker.template.body(text, context));
+        let mut wrong: Option<Reply> = None;
         let tokens = self.asker.tokens(text, context);
         let name = format!("gptpipe-{:032x}", fastrand::u128(..));
         let mut retry = Retry::new(self.asker.options.max_retries);
@@ -273,8 +280,17 @@ impl Asking<'_> {
             self.asker.settle(tokens, &result).await;
             let sent = [self.asker.template.system(), context, text];
             let result = result.and_then(|reply| check_input(reply, sent, &self.asker.counter));
+            let schema = self.asker.schema.as_deref();
+            let result = result.and_then(|reply| check(schema, reply, wrong.take()));
             let failure = match result {
-                Ok(reply) => {
+                Ok(Checked::Wrong(reply, faults)) => {
+                    self.tell_faults(&reply, &faults, began.elapsed());
+                    let template = &self.asker.template;
+                    body = Bytes::from(template.mending_body(text, context, &reply.text, &faults));
+                    wrong = Some(reply);
+                    continue;
+                }
+                Ok(Checked::Right(reply)) => {
                     self.tell_success(&reply, began.elapsed());
                     let limit = self.permit.as_ref().and_then(Permit::succeeded);
                     self.tell_limit(limit, "there is room");

@@ -3,6 +3,7 @@
 pub mod ask;
 mod dropped;
 pub mod map;
+mod mend;
 mod pace;
 mod place;
 pub mod recall;

@@ -2,8 +2,9 @@
 //! the parts that it once had to be asked about in.
 
 use crate::api::identity::Identity;
-use crate::api::reply::{Finish, Reply, Usage};
+use crate::api::reply::{Finish, Reply};
 use crate::output::trim::Trim;
+use crate::pipeline::mend::sum;
 use crate::store::cache::{Cache, Entry, Key};
 
 /// Looks replies up.
@@ -84,17 +85,7 @@ fn after(context: &str, left: &str, gap: &str) -> String {
 
 /// The reply to a text from the replies to its halves.
 pub(super) fn join(left: &Reply, gap: &str, right: &Reply) -> Reply {
-    let usage = match (left.usage, right.usage) {
-        (None, None) => None,
-        (left, right) => {
-            let (left, right) = (left.unwrap_or_default(), right.unwrap_or_default());
-            Some(Usage {
-                prompt_tokens: left.prompt_tokens + right.prompt_tokens,
-                completion_tokens: left.completion_tokens + right.completion_tokens,
-                cached_tokens: left.cached_tokens + right.cached_tokens,
-            })
-        }
-    };
+    let usage = sum(left.usage, right.usage);
     let is_whole = |reply: &Reply| matches!(reply.finish, Finish::Stop | Finish::Done);
     Reply {
         text: format!(
@@ -117,6 +108,7 @@ pub(super) fn join(left: &Reply, gap: &str, right: &Reply) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::reply::Usage;
 
     #[test]
     fn the_right_half_is_shown_as_much_background_as_the_whole_was() {

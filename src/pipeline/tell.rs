@@ -8,6 +8,7 @@ use crate::api::failure::Failure;
 use crate::api::reply::Reply;
 use crate::api::retry::Next;
 use crate::pipeline::ask::Asking;
+use crate::pipeline::mend::one_line;
 use crate::store::cache::Cache;
 
 impl Asking<'_> {
@@ -45,6 +46,15 @@ impl Asking<'_> {
                 0 | 1 => String::new(),
                 attempt => format!(", attempt {attempt}"),
             }
+        ));
+    }
+
+    pub(super) fn tell_faults(&self, reply: &Reply, faults: &str, took: Duration) {
+        self.tell_success(reply, took);
+        self.asker.messages.note(&format!(
+            "{}: the reply does not follow the schema: {}; asking once more",
+            self.place.name(),
+            one_line(faults)
         ));
     }
 

@@ -36,10 +36,16 @@ const LAST_WRITE: Duration = Duration::from_millis(500);
 pub(super) fn filter(cli: Cli, operands: Vec<OsString>) -> Result<ExitStatus, Error> {
     let is_demo = cli.demo;
     let (is_null_input, prompt_file) = (cli.null_input, cli.prompt_file.clone());
+    let schema = cli.schema.clone();
     let file = config_file()?;
     let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let config = settings::resolve(cli, &environment, file)?;
-    let task = task(prompt_file.as_deref(), is_null_input, operands)?;
+    let task = task(
+        prompt_file.as_deref(),
+        schema.as_deref(),
+        is_null_input,
+        operands,
+    )?;
     let screen = Screen {
         is_stderr_terminal: io::stderr().is_terminal()
             && environment("TERM").is_none_or(|term| term != "dumb"),
@@ -86,6 +92,8 @@ async fn ask(
     let (client, request) = whom(&config, &task, demo.as_ref())?;
     let encoding = tell_whom(&config, &client.host(), demo.as_ref(), &messages);
     let memory = open_cache(&config, &messages);
+    let schema = task.schema.clone();
+    let is_json = schema.is_some();
     // The demo's address is another one each time.
     let url = if is_demo { "demo" } else { client.url() };
     let recall = Recall {
@@ -101,11 +109,13 @@ async fn ask(
         gate: Gate::default(),
         pacer,
         counter: Mutex::new(TokenCounter::new(encoding)),
+        schema,
         messages: messages.clone(),
         has_told: AtomicBool::new(false),
         options: AskOptions {
             max_retries: config.retries,
-            keeps_cut: limits_output(&config),
+            // Half of a JSON value is none.
+            keeps_cut: limits_output(&config) && !is_json,
             is_cache_only: config.cache.is_only,
             can_restart: screen.is_stdout_terminal,
             stops: config.on_error == OnError::Stop,

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::api::client::{Auth, Client, ClientOptions};
 use crate::api::event::Api;
-use crate::api::request::{BOUNDS, RESERVED, RequestOptions};
+use crate::api::request::{BOUNDS, RESERVED, RequestOptions, SchemaRequest};
 use crate::config::paths;
 use crate::config::settings::Config;
 use crate::demo::DemoServer;
@@ -94,6 +94,11 @@ pub(super) fn whom(
             .max_output_tokens
             .map(|tokens| (token_field, tokens.get())),
         wants_usage: profile.usage,
+        schema: task.schema.as_ref().map(|schema| SchemaRequest {
+            json: schema.json().to_owned(),
+            is_strict: schema.is_strict(),
+            mode: profile.schema,
+        }),
     };
     Ok((client, request))
 }

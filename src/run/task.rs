@@ -3,9 +3,11 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, IsTerminal as _};
+use std::sync::Arc;
 
 use crate::error::Error;
 use crate::input::reader::{self, Source};
+use crate::output::schema::Schema;
 
 /// What a run works on.
 #[derive(Debug)]
@@ -13,11 +15,14 @@ pub(super) struct Task {
     pub(super) prompt: String,
     /// None: the prompt alone is sent.
     pub(super) sources: Option<Vec<Source>>,
+    /// What replies have to follow.
+    pub(super) schema: Option<Arc<Schema>>,
 }
 
 /// Sorts the operands into prompt and files, and opens these.
 pub(super) fn task(
     prompt_file: Option<&str>,
+    schema: Option<&str>,
     is_null_input: bool,
     mut operands: Vec<OsString>,
 ) -> Result<Task, Error> {
@@ -59,5 +64,18 @@ pub(super) fn task(
     } else {
         Some(reader::open(&operands)?)
     };
-    Ok(Task { prompt, sources })
+    let schema = schema.map(read_schema).transpose()?;
+    Ok(Task {
+        prompt,
+        sources,
+        schema,
+    })
+}
+
+fn read_schema(path: &str) -> Result<Arc<Schema>, Error> {
+    let text = fs::read_to_string(path).map_err(|source| Error::NoInput {
+        file: path.to_owned(),
+        source,
+    })?;
+    Ok(Arc::new(Schema::parse(&text, path)?))
 }

@@ -145,3 +145,138 @@ fn a_record_is_one_line_for_every_reader_of_lines() {
         .ok()
         .stdout("a b c  d\na b c  d\n");
 }
+
+const PERSON: &str = r#"{
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+    "additionalProperties": false
+}"#;
+
+#[test]
+fn a_reply_that_does_not_follow_the_schema_is_asked_for_once_more() {
+    let server = Server::start(|request| {
+        let messages = request.body["messages"].as_array().unwrap();
+        match messages.len() {
+            2 => request.reply(["{\"name\": \"Ada\", \"age\": \"36\"}"]),
+            _ => request.reply(["```json\n{\"name\": \"Ada\",\n \"age\": 36}\n```"]),
+        }
+    });
+    let home = Folder::home();
+    let schema = home.write("person.json", PERSON);
+    let run = |input: &str| {
+        gptpipe()
+            .at(&home)
+            .ask(&server)
+            .args(["-b", "paragraph", "the person", "--schema"])
+            .arg(&schema)
+            .input(input)
+            .run()
+    };
+    run("Ada is 36.\n\nAnd so is Ada.\n")
+        .ok()
+        .stdout("{\"name\":\"Ada\",\"age\":36}\n{\"name\":\"Ada\",\"age\":36}\n");
+    let requests = server.requests();
+    assert_eq!(requests.len(), 4, "each chunk is asked about twice");
+    for request in &requests {
+        let format = &request.body["response_format"];
+        assert_eq!(format["type"], "json_schema");
+        assert_eq!(format["json_schema"]["strict"], true);
+        let sent: Value = serde_json::from_str(PERSON).unwrap();
+        assert_eq!(format["json_schema"]["schema"], sent);
+    }
+    let mending = requests
+        .iter()
+        .find(|request| request.body["messages"].as_array().unwrap().len() == 4)
+        .unwrap();
+    let messages = &mending.body["messages"];
+    assert_eq!(messages[2]["role"], "assistant");
+    assert_eq!(
+        messages[2]["content"],
+        "{\"name\": \"Ada\", \"age\": \"36\"}"
+    );
+    let faults = messages[3]["content"].as_str().unwrap();
+    assert!(
+        faults.contains("- at /age: \"36\" is not of type"),
+        "{faults}"
+    );
+    // What was mended is remembered.
+    run("Ada is 36.\n").ok();
+    assert_eq!(server.calls(), 4);
+}
+
+#[test]
+fn a_reply_that_never_follows_the_schema_fails() {
+    let server = Server::start(|request| request.reply(["no JSON at all"]));
+    let home = Folder::home();
+    let schema = home.write("person.json", PERSON);
+    let run = |on_error: &str| {
+        gptpipe()
+            .at(&home)
+            .ask(&server)
+            .args(["the person", "--on-error", on_error, "--schema"])
+            .arg(&schema)
+            .input("Ada\n")
+            .run()
+    };
+    run("stop")
+        .status(69)
+        .stdout("")
+        .one_message()
+        .says("the reply does not follow the schema: it is not JSON: ")
+        .says("hint: ");
+    assert_eq!(server.calls(), 2);
+    run("skip").status(1).stdout("");
+    assert_eq!(server.calls(), 4, "what failed is not remembered");
+}
+
+#[test]
+fn a_server_that_takes_no_schema_is_shown_it_in_the_prompt() {
+    let server = Server::start(|request| request.reply(["{\"name\":\"A\",\"age\":1}"]));
+    let home = Folder::home();
+    let schema = home.write("person.json", PERSON);
+    for (mode, kind) in [("object", json!("json_object")), ("prompt", Value::Null)] {
+        gptpipe()
+            .ask(&server)
+            .config(&format!("[profiles.openai]\nschema = '{mode}'\n"))
+            .args(["the person", "--schema"])
+            .arg(&schema)
+            .input("A\n")
+            .run()
+            .ok()
+            .stdout("{\"name\":\"A\",\"age\":1}\n");
+        let request = server.requests().pop().unwrap();
+        assert_eq!(request.body["response_format"]["type"], kind);
+        let system = request.body["messages"][0]["content"].as_str().unwrap();
+        assert!(
+            system.contains("\"additionalProperties\":false"),
+            "{system}"
+        );
+    }
+    gptpipe()
+        .ask(&server)
+        .args(["the person", "--api", "responses", "--schema"])
+        .arg(&schema)
+        .input("A\n")
+        .run()
+        .ok();
+    let request = server.requests().pop().unwrap();
+    assert_eq!(request.body["text"]["format"]["type"], "json_schema");
+    assert_eq!(request.body["text"]["format"]["name"], "reply");
+}
+
+#[test]
+fn what_is_no_schema_is_told_before_anything_is_sent() {
+    let server = Server::echo();
+    let home = Folder::home();
+    let wrong = home.write("wrong.json", "{\"type\": \"strin\"}");
+    let ask = || gptpipe().ask(&server).args(["p", "--schema"]).input("A\n");
+    ask()
+        .arg(&wrong)
+        .run()
+        .status(2)
+        .one_message()
+        .says("wrong.json` is no JSON Schema: ");
+    ask().arg("/no/such.json").run().status(66).one_message();
+    assert_eq!(server.calls(), 0);
+}
