@@ -132,6 +132,10 @@ pub struct Cli {
     #[argh(switch)]
     pub unfence: bool,
 
+    /// print what would be sent, and send nothing
+    #[argh(switch)]
+    pub dry_run: bool,
+
     /// put between replies: source, line or blank (source)
     #[argh(option, arg_name = "WHAT", from_str_fn(parse_join))]
     pub join: Option<Join>,

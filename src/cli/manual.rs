@@ -37,6 +37,7 @@ pub const GROUPS: [(&str, &[&str]); 6] = [
             "--retries",
             "--timeout",
             "--on-error",
+            "--dry-run",
         ],
     ),
     (

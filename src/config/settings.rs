@@ -58,6 +58,7 @@ pub struct CacheConfig {
 
 /// What a run does and whom it asks.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct Config {
     /// The provider.
     pub profile: Profile,
@@ -93,6 +94,8 @@ pub struct Config {
     pub on_error: OnError,
     /// What is remembered, and where.
     pub cache: CacheConfig,
+    /// Whether nothing is sent and the plan is written instead.
+    pub is_dry_run: bool,
     /// What a reply is written as.
     pub format: Format,
     /// Whether only the inside of a reply's code fence is wanted.
@@ -206,6 +209,7 @@ pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Con
         retries: cli.retries.or(file.retries).unwrap_or(RETRIES),
         on_error: cli.on_error.or(file.on_error).unwrap_or(OnError::Stop),
         cache,
+        is_dry_run: cli.dry_run,
         format,
         unfences: cli.unfence,
         // Values that a program reads stand one to a line.

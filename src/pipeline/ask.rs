@@ -50,27 +50,27 @@ pub struct AskOptions {
     pub stops: bool,
 }
 
-/// What all requests of a run share.
-#[derive(Debug)]
+/// What all requests of a run share. A clone asks at the same pace, through the same gate.
+#[derive(Clone, Debug)]
 pub struct Asker {
     /// Whom to ask.
-    pub client: Client,
+    pub client: Arc<Client>,
     /// The requests but for their chunks.
     pub template: Template,
     /// What is remembered.
     pub recall: Recall,
     /// Closed while the server wants to be left alone.
-    pub gate: Gate,
+    pub gate: Arc<Gate>,
     /// Waits for the slots that all processes share.
-    pub pacer: Pacer,
+    pub pacer: Arc<Pacer>,
     /// Counts what the server should count.
-    pub counter: Mutex<TokenCounter>,
+    pub counter: Arc<Mutex<TokenCounter>>,
     /// What replies have to follow.
     pub schema: Option<Arc<Schema>>,
     /// Standard error.
     pub messages: Messages,
     /// Whether the user was told that requests fail and are sent again.
-    pub has_told: AtomicBool,
+    pub has_told: Arc<AtomicBool>,
     /// How to go about it.
     pub options: AskOptions,
 }

@@ -2,8 +2,8 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::api::identity::Identity;
@@ -16,17 +16,15 @@ use crate::error::{Error, ExitStatus};
 use crate::input::chunk::By;
 use crate::input::token::{Encoding, TokenCounter};
 use crate::interrupt;
-use crate::limit::gate::Gate;
-use crate::limit::pacer::Pacer;
 use crate::output::format::{FormatOptions, Formatter};
 use crate::output::writer::Writer;
-use crate::pipeline::ask::{AskOptions, Asker};
 use crate::pipeline::map::{Map, Tally};
 use crate::pipeline::recall::Recall;
 use crate::pipeline::reorder::{MapOptions, OnError};
 use crate::report::message::Messages;
 use crate::report::progress::{Progress, Screen};
-use crate::run::parts::{limits_output, open_cache, pieces, whom};
+use crate::run::parts::{asker, open_cache, pieces, whom};
+use crate::run::plan::Plan;
 use crate::run::task::{Task, task};
 
 /// Time that output which is ready gets when the run is interrupted.
@@ -93,7 +91,6 @@ async fn ask(
     let encoding = tell_whom(&config, &client.host(), demo.as_ref(), &messages);
     let memory = open_cache(&config, &messages);
     let schema = task.schema.clone();
-    let is_json = schema.is_some();
     // The demo's address is another one each time.
     let url = if is_demo { "demo" } else { client.url() };
     let recall = Recall {
@@ -101,26 +98,23 @@ async fn ask(
         cache: memory.cache.clone(),
     };
     let (pieces, cutter) = pieces(&config, task, encoding, recall.clone())?;
-    let pacer = Pacer::new(paths::state_file(), client.identity(), config.limits);
-    let asker = Asker {
-        client,
-        template: Template::new(request),
-        recall,
-        gate: Gate::default(),
-        pacer,
-        counter: Mutex::new(TokenCounter::new(encoding)),
-        schema,
-        messages: messages.clone(),
-        has_told: AtomicBool::new(false),
-        options: AskOptions {
-            max_retries: config.retries,
-            // Half of a JSON value is none.
-            keeps_cut: limits_output(&config) && !is_json,
-            is_cache_only: config.cache.is_only,
-            can_restart: screen.is_stdout_terminal,
-            stops: config.on_error == OnError::Stop,
-        },
-    };
+    if config.is_dry_run {
+        let template = Template::new(request);
+        let plan = Plan {
+            format: config.format,
+            system: template.system(),
+            host: &client.host(),
+            model: &config.model,
+            counter: TokenCounter::new(encoding),
+            is_remembered: memory.cache.is_some(),
+            is_reduced: false,
+            is_terminal: screen.is_stdout_terminal,
+        };
+        return plan.write(pieces).await;
+    }
+    let asker = asker(
+        &config, client, request, recall, encoding, schema, &messages,
+    );
     let mut formatter = Formatter::new(FormatOptions {
         format: config.format,
         unfences: config.unfences,

@@ -3,6 +3,7 @@
 
 mod filter;
 mod parts;
+mod plan;
 mod task;
 
 use std::ffi::OsString;

@@ -1,23 +1,27 @@
 //! The parts of a run, made from its settings: whom to ask, what is remembered,
 //! the thread that cuts.
 
-use std::sync::Arc;
+use std::io::{self, IsTerminal as _};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use tokio::sync::mpsc;
 
 use crate::api::client::{Auth, Client, ClientOptions};
 use crate::api::event::Api;
-use crate::api::request::{BOUNDS, RESERVED, RequestOptions, SchemaRequest};
+use crate::api::request::{BOUNDS, RESERVED, RequestOptions, SchemaRequest, Template};
 use crate::config::paths;
 use crate::config::settings::Config;
 use crate::demo::DemoServer;
 use crate::error::Error;
 use crate::input::chunk::{By, Chunk, ChunkerOptions};
 use crate::input::reader::{self, Piece};
-use crate::input::token::Encoding;
+use crate::input::token::{Encoding, TokenCounter};
+use crate::limit::pacer::Pacer;
+use crate::output::schema::Schema;
+use crate::pipeline::ask::{AskOptions, Asker};
 use crate::pipeline::recall::Recall;
-use crate::pipeline::reorder::Found;
+use crate::pipeline::reorder::{Found, OnError};
 use crate::report::message::Messages;
 use crate::run::task::Task;
 use crate::secret::secret::Secret;
@@ -54,7 +58,12 @@ pub(super) fn whom(
         ),
         None => (base_url(config)?, config.key.clone()),
     };
-    if key.is_none() && profile.needs_key && demo.is_none() && !config.cache.is_only {
+    if key.is_none()
+        && profile.needs_key
+        && demo.is_none()
+        && !config.cache.is_only
+        && !config.is_dry_run
+    {
         let variable = profile.key_env.as_deref().unwrap_or("GPTPIPE_API_KEY");
         return Err(Error::usage_hint(
             format!("there is no key for the profile `{}`", profile.name),
@@ -103,6 +112,39 @@ pub(super) fn whom(
     Ok((client, request))
 }
 
+/// Puts together what asks.
+pub(super) fn asker(
+    config: &Config,
+    client: Client,
+    request: RequestOptions,
+    recall: Recall,
+    encoding: Encoding,
+    schema: Option<Arc<Schema>>,
+    messages: &Messages,
+) -> Asker {
+    let pacer = Pacer::new(paths::state_file(), client.identity(), config.limits);
+    let options = AskOptions {
+        max_retries: config.retries,
+        // Half of a JSON value is none.
+        keeps_cut: limits_output(config) && schema.is_none(),
+        is_cache_only: config.cache.is_only,
+        can_restart: io::stdout().is_terminal(),
+        stops: config.on_error == OnError::Stop,
+    };
+    Asker {
+        client: Arc::new(client),
+        template: Template::new(request),
+        recall,
+        gate: Arc::default(),
+        pacer: Arc::new(pacer),
+        counter: Arc::new(Mutex::new(TokenCounter::new(encoding))),
+        schema,
+        messages: messages.clone(),
+        has_told: Arc::default(),
+        options,
+    }
+}
+
 fn base_url(config: &Config) -> Result<String, Error> {
     config.profile.base_url.clone().ok_or_else(|| {
         let hint = if config.profile.name == "azure" {
@@ -118,7 +160,7 @@ fn base_url(config: &Config) -> Result<String, Error> {
 }
 
 /// Whether the user bounds the replies, by option or by parameter.
-pub(super) fn limits_output(config: &Config) -> bool {
+fn limits_output(config: &Config) -> bool {
     config.max_output_tokens.is_some()
         || config
             .params

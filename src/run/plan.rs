@@ -1,0 +1,202 @@
+//! The plan of a run, for `--dry-run`: what would be sent, and nothing is.
+//!
+//! It takes the very chunks of a run and looks each up where the run would, so that what it says is
+//! what the run does.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use crate::error::{Error, ExitStatus};
+use crate::input::token::TokenCounter;
+use crate::output::format::Format;
+use crate::output::terminal::visible;
+use crate::output::writer::Writer;
+use crate::pipeline::reorder::Found;
+
+/// What a plan is made with.
+pub(super) struct Plan<'a> {
+    pub(super) format: Format,
+    /// The system message of every request; empty for none.
+    pub(super) system: &'a str,
+    pub(super) host: &'a str,
+    pub(super) model: &'a str,
+    pub(super) counter: TokenCounter,
+    /// Whether what is the same is asked about once.
+    pub(super) is_remembered: bool,
+    /// Whether replies are merged after the map.
+    pub(super) is_reduced: bool,
+    pub(super) is_terminal: bool,
+}
+
+/// What happens to a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Fate {
+    Send,
+    Cached,
+    /// The same as a chunk before it.
+    Repeated,
+}
+
+#[derive(Serialize)]
+struct Planned<'a> {
+    index: u64,
+    file: Option<&'a str>,
+    start: Option<u64>,
+    end: Option<u64>,
+    line: Option<u64>,
+    tokens: usize,
+    fate: Fate,
+}
+
+/// The sum of a plan.
+#[derive(Debug, Default, Serialize)]
+struct Total {
+    chunks: u64,
+    cached: u64,
+    repeated: u64,
+    requests: u64,
+    prompt_tokens: u64,
+}
+
+impl Plan<'_> {
+    /// Writes the plan of all pieces.
+    pub(super) async fn write(
+        mut self,
+        mut pieces: mpsc::Receiver<Result<Found, Error>>,
+    ) -> Result<ExitStatus, Error> {
+        let mut writer = Writer::start()?;
+        let overhead = self.counter.count(self.system);
+        let mut total = Total::default();
+        let mut seen = HashSet::new();
+        while let Some(found) = pieces.recv().await {
+            let Found { piece, key, reply } = found?;
+            let chunk = piece.chunk;
+            if chunk.text.is_empty() {
+                continue;
+            }
+            total.chunks += 1;
+            // Eight bytes of a hash are enough to tell the chunks of one run apart.
+            let short = u64::from_le_bytes(std::array::from_fn(|at| key.0[at]));
+            let is_first = !self.is_remembered || seen.insert(short);
+            let fate = match reply {
+                Some(_) => Fate::Cached,
+                None if is_first => Fate::Send,
+                None => Fate::Repeated,
+            };
+            let tokens = match chunk.tokens {
+                Some(tokens) => tokens,
+                None => self.counter.count(&chunk.text),
+            };
+            match fate {
+                Fate::Send => {
+                    let context = self.counter.count(&chunk.context);
+                    total.requests += 1;
+                    total.prompt_tokens += (overhead + context + tokens) as u64;
+                }
+                Fate::Cached => total.cached += 1,
+                Fate::Repeated => total.repeated += 1,
+            }
+            let is_text = chunk.line > 0;
+            let planned = Planned {
+                index: total.chunks,
+                file: is_text.then_some(&*piece.file),
+                start: is_text.then_some(chunk.offset),
+                end: is_text.then_some(chunk.offset + chunk.text.len() as u64),
+                line: is_text.then_some(chunk.line),
+                tokens,
+                fate,
+            };
+            writer.write(self.line(&planned)).await?;
+        }
+        writer.write(self.total(&total)).await?;
+        writer.finish().await?;
+        Ok(ExitStatus::Success)
+    }
+
+    fn line(&self, planned: &Planned<'_>) -> String {
+        if self.format == Format::Jsonl {
+            return json("chunk", planned);
+        }
+        let place = match (planned.file, planned.start, planned.end, planned.line) {
+            (Some(file), Some(start), Some(end), Some(at)) => {
+                format!("bytes {start}-{end}, line {at} of {file}")
+            }
+            _ => "the prompt alone".to_owned(),
+        };
+        let fate = match planned.fate {
+            Fate::Send => "to send",
+            Fate::Cached => "remembered",
+            Fate::Repeated => "the same as one before it",
+        };
+        let Planned { index, tokens, .. } = planned;
+        let text = format!(
+            "chunk {index}: {}, {fate} ({place})",
+            counted(*tokens as u64, "token")
+        );
+        let mut text = if self.is_terminal {
+            visible(&text).into_owned()
+        } else {
+            text
+        };
+        text.push('\n');
+        text
+    }
+
+    fn total(&self, total: &Total) -> String {
+        if self.format == Format::Jsonl {
+            return json("total", total);
+        }
+        let mut text = String::new();
+        let Total {
+            chunks,
+            cached,
+            repeated,
+            requests,
+            prompt_tokens,
+        } = total;
+        let _ = writeln!(
+            text,
+            "{}: {requests} to send, {cached} remembered, {repeated} the same as others",
+            counted(*chunks, "chunk"),
+        );
+        let _ = writeln!(
+            text,
+            "{} to {} at {}: {} with the prompt, and the replies",
+            counted(*requests, "request"),
+            self.model,
+            self.host,
+            counted(*prompt_tokens, "token"),
+        );
+        if self.is_reduced && *chunks > 0 {
+            text.push_str("and the requests that merge the replies; how many depends on these\n");
+        }
+        text
+    }
+}
+
+/// A number and what is counted.
+fn counted(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// One line, told apart from those of another kind.
+fn json(kind: &'static str, value: &impl Serialize) -> String {
+    #[derive(Serialize)]
+    struct Typed<'a, T> {
+        r#type: &'static str,
+        #[serde(flatten)]
+        value: &'a T,
+    }
+    let typed = Typed {
+        r#type: kind,
+        value,
+    };
+    // Nothing in it can fail to be written as JSON.
+    let mut line = serde_json::to_string(&typed).unwrap_or_default();
+    line.push('\n');
+    line
+}
