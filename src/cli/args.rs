@@ -120,6 +120,10 @@ pub struct Cli {
     #[argh(option, arg_name = "FILE")]
     pub cache: Option<String>,
 
+    /// merge the replies by PROMPT, level by level, into one
+    #[argh(option, short = 'R', arg_name = "PROMPT")]
+    pub reduce: Option<String>,
+
     /// write replies as text, or jsonl: one object a chunk (text)
     #[argh(option, arg_name = "FORMAT", from_str_fn(parse_format))]
     pub format: Option<Format>,

@@ -11,7 +11,10 @@ use crate::cli::args::Cli;
 
 /// The headings of the options, each with its options in their order.
 pub const GROUPS: [(&str, &[&str]); 6] = [
-    ("Prompt", &["--prompt-file", "--null-input", "--system"]),
+    (
+        "Prompt",
+        &["--prompt-file", "--null-input", "--reduce", "--system"],
+    ),
     (
         "Whom to ask",
         &[

@@ -94,14 +94,16 @@ pub struct Config {
     pub on_error: OnError,
     /// What is remembered, and where.
     pub cache: CacheConfig,
+    /// The prompt by which replies are merged into one.
+    pub reduce: Option<String>,
     /// Whether nothing is sent and the plan is written instead.
     pub is_dry_run: bool,
     /// What a reply is written as.
     pub format: Format,
     /// Whether only the inside of a reply's code fence is wanted.
     pub unfences: bool,
-    /// What stands between replies.
-    pub join: Join,
+    /// What stands between replies, where that was said.
+    pub join: Option<Join>,
     /// Whether to stream the next reply; `None` leaves it to the terminal.
     pub is_live: Option<bool>,
     /// No warnings, no progress.
@@ -175,6 +177,13 @@ pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Con
     // A field of the command line replaces the profile's of the same name.
     let mut params = std::mem::take(&mut profile.params);
     params.extend(cli.param);
+    if cli
+        .reduce
+        .as_ref()
+        .is_some_and(|prompt| prompt.trim().is_empty())
+    {
+        return Err(Error::usage("the prompt of `--reduce` is empty"));
+    }
     let is_json = cli.schema.is_some();
     let format = cli.format.unwrap_or(Format::Text);
     let is_live = match (cli.live, cli.whole) {
@@ -209,14 +218,11 @@ pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Con
         retries: cli.retries.or(file.retries).unwrap_or(RETRIES),
         on_error: cli.on_error.or(file.on_error).unwrap_or(OnError::Stop),
         cache,
+        reduce: cli.reduce,
         is_dry_run: cli.dry_run,
         format,
         unfences: cli.unfence,
-        // Values that a program reads stand one to a line.
-        join: cli
-            .join
-            .or(file.join)
-            .unwrap_or(if is_json { Join::Line } else { Join::Source }),
+        join: cli.join.or(file.join),
         is_live,
         is_quiet: cli.quiet,
         is_verbose: cli.verbose,

@@ -96,7 +96,7 @@ fn open_file(path: &OsString, name: &str) -> Result<File, Error> {
 /// A chunk and where it comes from.
 #[derive(Debug)]
 pub struct Piece {
-    /// The file, as the user named it.
+    /// The file, as the user named it; what messages call the piece where its line is 0.
     pub file: Arc<str>,
     /// The chunk.
     pub chunk: Chunk,

@@ -116,8 +116,8 @@ impl Formatter {
             }
             self.has_written = true;
         }
-        if self.options.is_one_line && text.contains(['\n', '\r']) {
-            let line = text.replace("\r\n", " ").replace(['\n', '\r'], " ");
+        if self.options.is_one_line && text.contains('\n') {
+            let line = text.replace("\r\n", " ").replace('\n', " ");
             self.write(&line, out);
         } else {
             self.write(&text, out);
@@ -227,7 +227,7 @@ mod tests {
             ..PIPE
         };
         let replies: &[(&str, &[&str])] = &[("", &["a\r", "\nb\n\nc\n"]), ("\n", &["d\re"])];
-        assert_eq!(format(options, replies, "\n"), "a b  c\nd e\n");
+        assert_eq!(format(options, replies, "\n"), "a b  c\nd\re\n");
     }
 
     #[test]

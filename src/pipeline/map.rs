@@ -5,16 +5,14 @@
 //! watches. A failure ends the run or is kept in mind for the summary.
 
 use std::borrow::Cow;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::{FutureExt as _, Stream, StreamExt as _};
+use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::api::failure::Failure;
-use crate::api::reply::{Finish, Reply};
 use crate::error::Error;
 use crate::limit::concurrency::Concurrency;
 use crate::output::format::Formatter;
@@ -23,7 +21,9 @@ use crate::output::writer::Writer;
 use crate::pipeline::ask::{Asker, Traffic, is_hopeless};
 use crate::pipeline::place::Place;
 use crate::pipeline::reorder::{Board, Found, Item, MapOptions, OnError, Showing, items};
+use crate::pipeline::tally::Tally;
 use crate::pipeline::task::{Live, Outcome};
+use crate::pipeline::tell::wait_for_flight;
 use crate::report::message::Messages;
 use crate::report::progress::{Progress, Snapshot};
 
@@ -32,31 +32,6 @@ const GATHERED: usize = 64 * 1024;
 
 /// Time between two looks at how far things are, while somebody watches.
 const TICK: Duration = Duration::from_millis(100);
-
-/// Time after which the user is told what a run that failed is waiting for.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// Failed chunks that the summary names one by one.
-const NAMED: usize = 100;
-
-/// How far a run came.
-#[derive(Debug, Default)]
-pub struct Tally {
-    /// Chunks whose replies were handed to the writer.
-    pub written: u64,
-    /// Of these, replies that were remembered.
-    pub cached: u64,
-    /// Of these, replies that were cut at the user's limit.
-    pub cut: u64,
-    /// Chunks that failed for good while the run went on, and why: the first of them.
-    pub failed: Vec<String>,
-    /// How many they are.
-    pub failures: u64,
-    /// Chunks that were read.
-    pub known: Arc<AtomicU64>,
-    /// Tokens that the server counted, in and out.
-    pub tokens: u64,
-}
 
 /// The parts that a run works with.
 #[derive(Debug)]
@@ -170,22 +145,10 @@ impl Map<'_> {
             };
             self.flush().await?;
             if self.asker.recall.cache.is_some() {
-                self.drain(items).await;
+                let rest = async { while items.next().await.is_some() {} };
+                wait_for_flight(&self.messages, rest).await;
             }
             return Err(error);
-        }
-    }
-
-    /// Waits for what is in flight behind a failure: it is paid for, so it is to be remembered.
-    async fn drain(&self, mut items: Pin<&mut impl Stream<Item = Item>>) {
-        let all = async { while items.next().await.is_some() {} };
-        let mut all = std::pin::pin!(all);
-        if tokio::time::timeout(PATIENCE, all.as_mut()).await.is_err() {
-            self.messages.warning(
-                "a chunk failed; waiting for the replies in flight, so that they need not be paid \
-                 for again (Ctrl-C leaves them)",
-            );
-            all.await;
         }
     }
 
@@ -240,14 +203,15 @@ impl Map<'_> {
         }
         let ends_run = match &outcome.result {
             Ok(reply) => {
-                self.count_reply(place, reply, outcome);
+                self.tally.reply(place, reply, outcome, &self.messages);
+                self.tally.written += 1;
                 None
             }
             Err(failure) if options.on_error == OnError::Stop || is_hopeless(failure) => {
                 Some(failure)
             }
             Err(failure) => {
-                self.count_failure(place, failure, outcome);
+                self.tally.failure(place, failure, outcome);
                 None
             }
         };
@@ -309,33 +273,6 @@ impl Map<'_> {
         self.formatter.gap(&place.tail, out);
     }
 
-    /// Keeps in mind a reply, for what is told at the end.
-    fn count_reply(&mut self, place: &Place, reply: &Reply, outcome: &Outcome) {
-        let usage = reply.usage.unwrap_or_default();
-        if outcome.attempts == 0 {
-            self.tally.cached += 1;
-        } else {
-            self.tally.tokens += usage.prompt_tokens + usage.completion_tokens;
-        }
-        if reply.finish == Finish::Length {
-            self.tally.cut += 1;
-            self.messages.warning(&format!(
-                "{}: the reply was cut at --max-output-tokens",
-                place.name()
-            ));
-        }
-        self.tally.written += 1;
-    }
-
-    /// Keeps in mind a chunk that failed, for the summary at the end.
-    fn count_failure(&mut self, place: &Place, failure: &Failure, outcome: &Outcome) {
-        self.tally.failures += 1;
-        if self.tally.failed.len() < NAMED {
-            let why = Place::why(failure, outcome.attempts, outcome.took);
-            self.tally.failed.push(format!("{} {why}", place.name()));
-        }
-    }
-
     async fn flush(&mut self) -> Result<(), Error> {
         if self.pending.is_empty() {
             return Ok(());
@@ -371,7 +308,8 @@ fn record(
     let message = reply.err().map(ToString::to_string).unwrap_or_default();
     let is_text = place.line > 0;
     let record = Record {
-        index: place.number,
+        // Where there is no text to cut, there is one request.
+        index: if is_text { place.number } else { 1 },
         file: is_text.then_some(&*place.file),
         start: is_text.then_some(place.offset),
         end: is_text.then(|| place.offset + place.bytes),

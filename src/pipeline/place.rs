@@ -17,7 +17,7 @@ pub(super) struct Place {
     pub(super) tail: String,
     pub(super) offset: u64,
     pub(super) bytes: u64,
-    /// From 1; 0 where the prompt is sent alone.
+    /// From 1; 0 where what is sent is no piece of a text, and `file` is what messages call it.
     pub(super) line: u64,
 }
 
@@ -25,7 +25,7 @@ impl Place {
     /// What a message calls the chunk: its number, and where it stands.
     pub(super) fn name(&self) -> String {
         if self.line == 0 {
-            return "the request".to_owned();
+            return self.file.to_string();
         }
         let Self {
             number,

@@ -16,14 +16,17 @@ use crate::error::{Error, ExitStatus};
 use crate::input::chunk::By;
 use crate::input::token::{Encoding, TokenCounter};
 use crate::interrupt;
-use crate::output::format::{FormatOptions, Formatter};
+use crate::output::format::{FormatOptions, Formatter, Join};
 use crate::output::writer::Writer;
-use crate::pipeline::map::{Map, Tally};
+use crate::pipeline::ask::Asker;
+use crate::pipeline::map::Map;
 use crate::pipeline::recall::Recall;
+use crate::pipeline::reduce::Reduce;
 use crate::pipeline::reorder::{MapOptions, OnError};
+use crate::pipeline::tally::Tally;
 use crate::report::message::Messages;
 use crate::report::progress::{Progress, Screen};
-use crate::run::parts::{asker, open_cache, pieces, whom};
+use crate::run::parts::{Pieces, asker, merger, open_cache, pieces, single, whom};
 use crate::run::plan::Plan;
 use crate::run::task::{Task, task};
 
@@ -90,7 +93,7 @@ async fn ask(
     let (client, request) = whom(&config, &task, demo.as_ref())?;
     let encoding = tell_whom(&config, &client.host(), demo.as_ref(), &messages);
     let memory = open_cache(&config, &messages);
-    let schema = task.schema.clone();
+    let (schema, is_prompt_alone) = (task.schema.clone(), task.sources.is_none());
     // The demo's address is another one each time.
     let url = if is_demo { "demo" } else { client.url() };
     let recall = Recall {
@@ -107,48 +110,33 @@ async fn ask(
             model: &config.model,
             counter: TokenCounter::new(encoding),
             is_remembered: memory.cache.is_some(),
-            is_reduced: false,
+            is_reduced: config.reduce.is_some(),
             is_terminal: screen.is_stdout_terminal,
         };
         return plan.write(pieces).await;
     }
+    let url = url.to_owned();
     let asker = asker(
-        &config, client, request, recall, encoding, schema, &messages,
+        &config,
+        client,
+        request.clone(),
+        recall,
+        encoding,
+        schema,
+        &messages,
     );
-    let mut formatter = Formatter::new(FormatOptions {
-        format: config.format,
-        unfences: config.unfences,
-        join: config.join,
-        is_one_line: config.by == By::Line,
-        is_terminal: screen.is_stdout_terminal,
-    });
-    let options = MapOptions {
-        jobs: config.jobs,
-        is_live: config.is_live.unwrap_or(screen.is_stdout_terminal),
-        on_error: config.on_error,
-        is_by_line: config.by == By::Line,
+    let merger = merger(&config, &asker, &url, request);
+    let job = Job {
+        is_line: merger.is_some() || asker.schema.is_some() || is_prompt_alone,
+        is_by_line: config.by == By::Line && merger.is_none(),
+        lasts: memory.lasts,
+        config: &config,
+        asker,
+        merger,
+        screen,
     };
-    let mut writer = Writer::start()?;
     let mut tally = Tally::default();
-    let map = Map {
-        asker: Arc::new(asker),
-        formatter: &mut formatter,
-        writer: &mut writer,
-        progress: &mut progress,
-        messages: messages.clone(),
-        tally: &mut tally,
-        pending: String::new(),
-        is_gap_out: false,
-    };
-    let mapped = tokio::select! {
-        biased;
-        signal = interrupt::signal() => Err(End::Signal(signal)),
-        result = map.run(pieces, options) => result.map_err(End::Error),
-    };
-    progress.clear();
-    let mut last = String::new();
-    formatter.finish(&mut last);
-    let ended = finish_output(mapped, writer, last, &tally, memory.lasts).await;
+    let ended = Box::pin(job.run(pieces, &mut progress, &mut tally)).await;
     memory.finish(&messages).await;
     // A cutter that broke off looks like the end of input; a short output must not pass for a
     // whole one.
@@ -175,6 +163,93 @@ async fn ask(
     } else {
         ExitStatus::Success
     })
+}
+
+/// The work of a run, once all that it needs is at hand.
+struct Job<'a> {
+    config: &'a Config,
+    asker: Asker,
+    /// What asks about packs of replies, where they are merged.
+    merger: Option<Asker>,
+    screen: Screen,
+    /// Without a source, or where values are read by a program, each reply is a line.
+    is_line: bool,
+    /// Whether each record of the input has its line in the output.
+    is_by_line: bool,
+    /// Whether what was answered is remembered after the run.
+    lasts: bool,
+}
+
+impl Job<'_> {
+    /// Does it, and writes what comes of it; tells how it ended.
+    async fn run(
+        self,
+        mut pieces: Pieces,
+        progress: &mut Progress,
+        tally: &mut Tally,
+    ) -> Result<(), Error> {
+        let config = self.config;
+        let mut formatter = Formatter::new(FormatOptions {
+            format: config.format,
+            unfences: config.unfences,
+            join: config.join.unwrap_or(if self.is_line {
+                Join::Line
+            } else {
+                Join::Source
+            }),
+            is_one_line: self.is_by_line,
+            is_terminal: self.screen.is_stdout_terminal,
+        });
+        let options = MapOptions {
+            jobs: config.jobs,
+            is_live: config.is_live.unwrap_or(self.screen.is_stdout_terminal),
+            on_error: config.on_error,
+            is_by_line: self.is_by_line,
+        };
+        let mut writer = Writer::start()?;
+        let messages = self.asker.messages.clone();
+        let is_reduced = self.merger.is_some();
+        let work = async {
+            let mut asker = Arc::new(self.asker);
+            if let Some(merger) = self.merger.map(Arc::new) {
+                let reduce = Reduce {
+                    map: asker,
+                    merge: Arc::clone(&merger),
+                    max_tokens: config.chunk_tokens.get(),
+                    unfences: config.unfences,
+                    progress,
+                    messages: messages.clone(),
+                    tally,
+                    options,
+                };
+                let Some(last) = reduce.run(pieces).await? else {
+                    return Ok(());
+                };
+                pieces = single(&last.name, last.text, &merger.recall);
+                asker = merger;
+            }
+            let map = Map {
+                asker,
+                formatter: &mut formatter,
+                writer: &mut writer,
+                progress,
+                messages,
+                tally,
+                pending: String::new(),
+                is_gap_out: false,
+            };
+            map.run(pieces, options).await
+        };
+        let mapped = tokio::select! {
+            biased;
+            signal = interrupt::signal() => Err(End::Signal(signal)),
+            result = work => result.map_err(End::Error),
+        };
+        progress.clear();
+        let mut last = String::new();
+        formatter.finish(&mut last);
+        finish_output(mapped, writer, last, tally, is_reduced, self.lasts).await
+    }
 }
 
 /// Says with `-v` whom is asked; gives the vocabulary that tokens are counted by.
@@ -205,6 +280,7 @@ async fn finish_output(
     mut writer: Writer,
     last: String,
     tally: &Tally,
+    is_reduced: bool,
     is_remembered: bool,
 ) -> Result<(), Error> {
     let finished = async {
@@ -222,13 +298,16 @@ async fn finish_output(
         }
         Err(End::Signal(signal)) => {
             let _ = tokio::time::timeout(LAST_WRITE, finished).await;
-            let written = tally.written;
+            let answered = tally.written;
             let known = tally.known.load(Ordering::Relaxed);
+            let what = if is_reduced {
+                "answered, and the replies not merged yet"
+            } else {
+                "answered and written"
+            };
             Err(Error::Interrupted {
                 signal,
-                written: format!(
-                    "{written} of {known} chunks read so far were answered and written"
-                ),
+                written: format!("{answered} of {known} chunks read so far were {what}"),
                 is_remembered,
             })
         }

@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 
 use crate::api::client::{Auth, Client, ClientOptions};
 use crate::api::event::Api;
-use crate::api::request::{BOUNDS, RESERVED, RequestOptions, SchemaRequest, Template};
+use crate::api::identity::Identity;
+use crate::api::request::{BOUNDS, MERGING, RESERVED, RequestOptions, SchemaRequest, Template};
 use crate::config::paths;
 use crate::config::settings::Config;
 use crate::demo::DemoServer;
@@ -145,6 +146,43 @@ pub(super) fn asker(
     }
 }
 
+/// What asks about packs of replies, where they are merged.
+pub(super) fn merger(
+    config: &Config,
+    asker: &Asker,
+    url: &str,
+    request: RequestOptions,
+) -> Option<Asker> {
+    let request = RequestOptions {
+        prompt: config.reduce.clone()?,
+        system: request.system.or_else(|| Some(MERGING.to_owned())),
+        ..request
+    };
+    Some(Asker {
+        recall: Recall {
+            identity: Identity::new(url, &request),
+            cache: asker.recall.cache.clone(),
+        },
+        template: Template::new(request),
+        ..asker.clone()
+    })
+}
+
+/// One piece of text that is no part of a file; `name` is what messages call it.
+pub(super) fn single(name: &str, text: String, recall: &Recall) -> Pieces {
+    let (sender, receiver) = mpsc::channel(1);
+    let piece = Piece {
+        file: Arc::from(name),
+        chunk: Chunk {
+            text,
+            ..Chunk::default()
+        },
+    };
+    // There is room for one.
+    let _ = sender.try_send(Ok(Found::look_up(piece, recall)));
+    receiver
+}
+
 fn base_url(config: &Config) -> Result<String, Error> {
     config.profile.base_url.clone().ok_or_else(|| {
         let hint = if config.profile.name == "azure" {
@@ -254,16 +292,7 @@ pub(super) fn pieces(
     };
     let (sender, receiver) = mpsc::channel(ahead);
     let Some(sources) = task.sources else {
-        let alone = Piece {
-            file: Arc::from(""),
-            chunk: Chunk {
-                text: task.prompt,
-                ..Chunk::default()
-            },
-        };
-        // There is room for one.
-        let _ = sender.try_send(Ok(Found::look_up(alone, &recall)));
-        return Ok((receiver, None));
+        return Ok((single("the request", task.prompt, &recall), None));
     };
     let options = ChunkerOptions {
         by: config.by,

@@ -279,7 +279,7 @@ fn a_prompt_can_be_sent_alone() {
         .input("not read")
         .run()
         .ok()
-        .stdout("Hello you.");
+        .stdout("Hello you.\n");
     let request = server.only_request();
     assert_eq!(request.text, "Greet me.");
     assert_eq!(

@@ -23,6 +23,7 @@ mod matrix; // every fault, at every rate: nothing lost, nothing asked twice, an
 mod order; // output order, requests in flight, memory
 mod pipes; // readers that leave, full disks, signals
 mod plan; // --dry-run: what would be sent
+mod reduce; // --reduce: the replies merged into one
 mod resume; // ends from outside, and running again from there
 mod settings; // flags, environment, configuration file
 mod shapes; // what a reply is written as: text, lines of JSON, what is inside a fence

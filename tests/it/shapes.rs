@@ -136,7 +136,7 @@ fn a_fence_and_what_is_around_it_are_left_out() {
 
 #[test]
 fn a_record_is_one_line_for_every_reader_of_lines() {
-    let server = Server::start(|request| request.reply(["a\r", "b\r\nc\n\nd"]));
+    let server = Server::start(|request| request.reply(["a\r", "\nb\nc\n\nd"]));
     gptpipe()
         .ask(&server)
         .args(["p", "-b", "line"])

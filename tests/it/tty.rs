@@ -391,7 +391,7 @@ fn without_text_a_terminal_means_the_prompt_alone() {
         .arg("Greet me.")
         .stdin(terminal.line())
         .run();
-    run.ok().stdout("Hello.");
+    run.ok().stdout("Hello.\n");
     let request = server.only_request();
     assert_eq!(request.text, "Greet me.");
     assert_eq!(request.body["messages"].as_array().unwrap().len(), 1);
