@@ -1,7 +1,9 @@
 //! Keys and tokens.
 
+pub mod keyring;
 #[expect(
     clippy::module_inception,
     reason = "the room is named after its one type"
 )]
 pub mod secret;
+pub mod token;
