@@ -10,7 +10,8 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::api::reply::Reply;
-use crate::api::words::{REDACTED, clean};
+use crate::api::words::clean;
+use crate::secret::redact::without;
 
 /// What went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -238,7 +239,11 @@ impl Failure {
     #[must_use]
     pub fn without_secret(mut self, secret: &str) -> Self {
         if !secret.is_empty() {
-            let hide = |text: &mut String| *text = text.replace(secret, REDACTED);
+            let hide = |text: &mut String| {
+                if let Some(hidden) = without(text, secret) {
+                    *text = hidden;
+                }
+            };
             hide(&mut self.message);
             self.code.as_mut().map(hide);
             self.request_id.as_mut().map(hide);

@@ -20,6 +20,7 @@ use crate::report::message;
 /// every message has been written by then.
 #[must_use]
 pub fn run(args: Vec<OsString>) -> ExitStatus {
+    harden();
     match argv::parse(args).and_then(dispatch) {
         Ok(status) => status,
         Err(error) => {
@@ -27,6 +28,21 @@ pub fn run(args: Vec<OsString>) -> ExitStatus {
             error.status()
         }
     }
+}
+
+/// Keeps keys out of what a crash leaves behind. No memory goes into a core file, and no other process of the same user
+/// can look into it (prctl(2), `PR_SET_DUMPABLE`); what a panic says is told without keys.
+fn harden() {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        let what = panic.payload_as_str().unwrap_or_default();
+        message::panic(what, &place.unwrap_or_default());
+    }));
 }
 
 fn dispatch(typed: Typed) -> Result<ExitStatus, Error> {

@@ -1,6 +1,7 @@
 //! Keys and tokens.
 
 pub mod keyring;
+pub mod redact;
 #[expect(
     clippy::module_inception,
     reason = "the room is named after its one type"
