@@ -48,6 +48,10 @@ pub enum Kind {
     Busy,
     /// The money or the quota is used up.
     Quota,
+    /// There is no key, and nothing was sent.
+    NoKey,
+    /// There is no key any more: a token could not be renewed.
+    KeyLost,
     /// The key is missing or wrong.
     Auth,
     /// The key is right, but this is not allowed with it.
@@ -123,6 +127,8 @@ pub struct Failure {
     pub should_retry: Option<bool>,
     /// What had come of the reply, never to be passed off as whole; it may have cost something.
     pub partial: Option<Box<Reply>>,
+    /// What the user can do about just this one.
+    pub hint: Option<Box<str>>,
 }
 
 impl Kind {
@@ -148,6 +154,8 @@ impl Kind {
             Self::Server => "the server failed",
             Self::Busy => "the server was busy",
             Self::Quota => "the quota or the budget is used up",
+            Self::NoKey => "nothing was sent",
+            Self::KeyLost => "there is no key any more",
             Self::Auth => "the server refused the key",
             Self::Forbidden => "the server does not allow this",
             Self::Model => "the server does not know the model",
@@ -201,6 +209,8 @@ impl Kind {
             Self::Tls
             | Self::Url
             | Self::Quota
+            | Self::NoKey
+            | Self::KeyLost
             | Self::Auth
             | Self::Forbidden
             | Self::Model
@@ -224,6 +234,7 @@ impl Failure {
             retry_after: None,
             should_retry: None,
             partial: None,
+            hint: None,
         }
     }
 
@@ -269,7 +280,10 @@ impl Failure {
 
     /// What the user can do about it.
     #[must_use]
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<&str> {
+        if let Some(hint) = &self.hint {
+            return Some(hint);
+        }
         Some(match self.kind {
             Kind::Connect => "is the server running, and is the base URL right?",
             Kind::Dns => "check the host in the base URL, and the network",

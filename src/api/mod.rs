@@ -1,7 +1,9 @@
 //! A chunk and its reply: what is sent, what comes back, what goes wrong.
 
-mod address;
+pub mod address;
+pub mod check;
 pub mod client;
+mod credentials;
 pub mod event;
 pub mod failure;
 pub mod fault;

@@ -148,6 +148,10 @@ pub struct Cli {
     #[argh(switch)]
     pub demo: bool,
 
+    /// with setup: store the key without asking the server
+    #[argh(switch)]
+    pub no_check: bool,
+
     /// print the version
     #[argh(switch, short = 'V')]
     pub version: bool,

@@ -4,3 +4,6 @@
 //! words of the command line meant it.
 
 pub mod cache;
+pub mod key;
+pub mod setup;
+mod table;

@@ -4,4 +4,5 @@
 pub mod file;
 pub mod paths;
 pub mod profile;
+pub mod provider;
 pub mod settings;

@@ -2,11 +2,14 @@
 //! nowhere else.
 
 mod filter;
+mod keys;
 mod parts;
 mod task;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
+
+use tokio::runtime::Runtime;
 
 use crate::cli::args::Cli;
 use crate::cli::argv::{self, CacheAction, Typed};
@@ -45,12 +48,25 @@ fn harden() {
     }));
 }
 
+/// One thread for everything that waits.
+fn runtime() -> Result<Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::System {
+            what: "start the runtime",
+            source,
+        })
+}
+
 fn dispatch(typed: Typed) -> Result<ExitStatus, Error> {
     match typed {
         Typed::Help => print(&manual::help()),
         Typed::Version => print(concat!("gptpipe ", env!("CARGO_PKG_VERSION"), "\n")),
         Typed::Run { cli, operands } => filter::filter(*cli, operands),
         Typed::Cache { cli, action } => cache(&cli, action),
+        Typed::Setup { cli } => keys::setup(&cli),
+        Typed::Key { cli, action } => keys::key(&cli, action),
     }
 }
 

@@ -21,7 +21,7 @@ use crate::secret::secret::Secret;
 pub const SERVICE: &str = "gptpipe";
 
 /// How long a keyring is waited for where it can ask nobody for a password.
-const HEADLESS: Duration = Duration::from_secs(10);
+const HEADLESS: Duration = Duration::from_secs(5);
 
 /// How long it is waited for where it can: people have to find the window and type.
 const ATTENDED: Duration = Duration::from_mins(2);
@@ -37,6 +37,8 @@ pub struct Stored {
     pub secret: Secret,
     /// When it was put there; `None` where another program did, or the system keeps no such note.
     pub since: Option<SystemTime>,
+    /// The host that it was stored for; `None` where nobody said.
+    pub host: Option<String>,
     /// How many further entries have the same name.
     pub others: usize,
 }
@@ -115,8 +117,39 @@ pub async fn read(user: &str) -> Result<Option<Stored>, KeyringError> {
 /// # Errors
 /// What keeps the keyring from being used; nothing has been taken away then.
 pub async fn write(user: &str, secret: &Secret) -> Result<usize, KeyringError> {
-    let (user, secret) = (user.to_owned(), secret.clone());
-    within_limit(move || service::write(&user, &secret)).await
+    write_for(user, secret, "").await
+}
+
+/// The same for a key that may go to one host only.
+///
+/// # Errors
+/// What keeps the keyring from being used; nothing has been taken away then.
+pub async fn write_for(user: &str, secret: &Secret, host: &str) -> Result<usize, KeyringError> {
+    let (user, secret, host) = (user.to_owned(), secret.clone(), host.to_owned());
+    within_limit(move || service::write(&user, &secret, &host)).await
+}
+
+/// Reads many entries over one connection, and gives those that there are, each with its user.
+///
+/// # Errors
+/// What keeps the keyring from being used.
+pub async fn read_all(users: Vec<String>) -> Result<Vec<(String, Stored)>, KeyringError> {
+    within_limit(move || {
+        let mut all = Vec::new();
+        for user in users {
+            if let Some(stored) = service::read(&user)? {
+                all.push((user, stored));
+            }
+        }
+        Ok(all)
+    })
+    .await
+}
+
+/// Whether there may be a keyring, as far as can be told without asking for it.
+#[must_use]
+pub fn may_be_there() -> bool {
+    cfg!(feature = "keyring") && service::may_be_there()
 }
 
 /// Takes away all entries of a name, and gives how many there were.
@@ -162,12 +195,16 @@ mod service {
         Err(KeyringError::NotBuilt)
     }
 
-    pub(super) fn write(_: &str, _: &Secret) -> Result<usize, KeyringError> {
+    pub(super) fn write(_: &str, _: &Secret, _: &str) -> Result<usize, KeyringError> {
         Err(KeyringError::NotBuilt)
     }
 
     pub(super) fn remove(_: &str) -> Result<usize, KeyringError> {
         Err(KeyringError::NotBuilt)
+    }
+
+    pub(super) fn may_be_there() -> bool {
+        false
     }
 }
 
@@ -175,6 +212,8 @@ mod service {
 mod service {
     use std::collections::HashMap;
     use std::error::Error as _;
+    #[cfg(all(unix, not(target_os = "macos")))]
+    use std::path::PathBuf;
     use std::time::SystemTime;
 
     use keyring::{Entry, Error};
@@ -183,8 +222,9 @@ mod service {
     use super::{KeyringError, SERVICE, Stored};
     use crate::secret::secret::Secret;
 
-    /// The attribute that says when an entry was stored, in the words of RFC 3339. Windows has a fixed set of them.
-    const SINCE: &str = if cfg!(windows) { "comment" } else { "stored" };
+    /// The attribute that says when an entry was stored, in the words of RFC 3339, and after a blank for which host.
+    /// Windows has a fixed set of attributes.
+    const MARK: &str = if cfg!(windows) { "comment" } else { "stored" };
 
     pub(super) fn read(user: &str) -> Result<Option<Stored>, KeyringError> {
         let entry = open(user)?;
@@ -222,7 +262,7 @@ mod service {
         }
     }
 
-    pub(super) fn write(user: &str, secret: &Secret) -> Result<usize, KeyringError> {
+    pub(super) fn write(user: &str, secret: &Secret, host: &str) -> Result<usize, KeyringError> {
         let entry = open(user)?;
         let before = match entry.inner.get_credential() {
             Ok(_) => 1,
@@ -230,7 +270,7 @@ mod service {
             Err(Error::Ambiguous(entries)) => {
                 let has_mark = |at: &usize| {
                     let attributes = entries[*at].get_attributes();
-                    attributes.is_ok_and(|attributes| attributes.contains_key(SINCE))
+                    attributes.is_ok_and(|attributes| attributes.contains_key(MARK))
                 };
                 let kept = (0..entries.len()).find(has_mark).unwrap_or(0);
                 // It is stored before anything is taken away.
@@ -245,9 +285,10 @@ mod service {
             Err(error) => return Err(told(error)),
         };
         entry.set_password(secret.expose()).map_err(told)?;
-        let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        let now = humantime::format_rfc3339_seconds(SystemTime::now());
+        let mark = format!("{now} {host}");
         // Where entries have no attributes their age is not known, and that is all.
-        let mark = HashMap::from([(SINCE, now.as_str())]);
+        let mark = HashMap::from([(MARK, mark.trim_end())]);
         let _ = entry.inner.update_attributes(&mark);
         Ok(before)
     }
@@ -289,24 +330,39 @@ mod service {
         }
     }
 
-    /// Whether a session bus takes connections.
-    #[cfg(unix)]
-    fn has_bus() -> bool {
-        use std::os::unix::net::UnixStream;
+    /// The socket of the session bus; `None` for a bus of another kind (D-Bus specification, "Server Addresses").
+    #[cfg(all(unix, not(target_os = "macos")))]
+    fn socket() -> Option<PathBuf> {
         let address = std::env::var("DBUS_SESSION_BUS_ADDRESS").unwrap_or_default();
-        let path = match address.strip_prefix("unix:path=") {
-            Some(path) => path.split([',', ';']).next().unwrap_or_default().to_owned(),
-            None if !address.is_empty() => return true,
-            None => match std::env::var("XDG_RUNTIME_DIR") {
-                Ok(folder) => format!("{folder}/bus"),
-                Err(_) => format!("/run/user/{}/bus", rustix::process::getuid().as_raw()),
-            },
-        };
-        UnixStream::connect(path).is_ok()
+        if !address.is_empty() {
+            let path = address.strip_prefix("unix:path=")?;
+            return Some(path.split([',', ';']).next().unwrap_or_default().into());
+        }
+        let folder = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(
+            || format!("/run/user/{}", rustix::process::getuid().as_raw()).into(),
+            PathBuf::from,
+        );
+        Some(folder.join("bus"))
     }
 
-    #[cfg(not(unix))]
+    /// Whether a session bus takes connections.
+    #[cfg(all(unix, not(target_os = "macos")))]
     fn has_bus() -> bool {
+        socket().is_none_or(|path| std::os::unix::net::UnixStream::connect(path).is_ok())
+    }
+
+    #[cfg(all(unix, not(target_os = "macos")))]
+    pub(super) fn may_be_there() -> bool {
+        socket().is_none_or(|path| path.exists())
+    }
+
+    #[cfg(not(all(unix, not(target_os = "macos"))))]
+    fn has_bus() -> bool {
+        true
+    }
+
+    #[cfg(not(all(unix, not(target_os = "macos"))))]
+    pub(super) fn may_be_there() -> bool {
         true
     }
 
@@ -315,10 +371,13 @@ mod service {
         attributes: Option<&HashMap<String, String>>,
         others: usize,
     ) -> Option<Stored> {
-        let since = attributes.and_then(|attributes| attributes.get(SINCE));
+        let mark = attributes.and_then(|attributes| attributes.get(MARK));
+        let (since, host) =
+            mark.map_or(("", ""), |mark| mark.split_once(' ').unwrap_or((mark, "")));
         Some(Stored {
             secret: Secret::new(password)?,
-            since: since.and_then(|time| humantime::parse_rfc3339(time).ok()),
+            since: humantime::parse_rfc3339(since).ok(),
+            host: (!host.is_empty()).then(|| host.to_owned()),
             others,
         })
     }

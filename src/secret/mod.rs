@@ -1,5 +1,7 @@
 //! Keys and tokens.
 
+pub mod command;
+pub mod given;
 pub mod keyring;
 pub mod redact;
 #[expect(
@@ -7,4 +9,5 @@ pub mod redact;
     reason = "the room is named after its one type"
 )]
 pub mod secret;
+pub mod source;
 pub mod token;
