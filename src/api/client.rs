@@ -22,17 +22,10 @@ use crate::api::plain::{Body, decode_plain};
 use crate::api::reply::Reply;
 use crate::api::retry_after::refill;
 use crate::api::sse;
-use crate::api::{fault, transport};
+use crate::api::{fault, http, transport};
 use crate::error::Error;
 use crate::secret::secret::Secret;
 use crate::secret::source::Keys;
-
-/// Time for a connection to be made; name look-up and TLS are part of it.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// How long an unused connection is kept. Node's servers and llama-server close
-/// after 5 s without notice; a request sent just then would be lost.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The first byte may take this many times as long as any other: servers queue
 /// requests before they say anything.
@@ -103,36 +96,16 @@ pub struct Client {
 #[derive(Debug)]
 struct Make {
     headers: HeaderMap,
-    is_plain: bool,
-    is_loopback: bool,
+    url: Url,
 }
 
 impl Make {
     /// A client that keeps so many unused connections.
     fn client(&self, kept: usize) -> reqwest::Result<reqwest::Client> {
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("gptpipe/", env!("CARGO_PKG_VERSION")))
+        http::builder(&self.url)
             .default_headers(self.headers.clone())
-            // A redirect would send the user's document to another host.
-            .redirect(reqwest::redirect::Policy::none())
-            // Trying again is decided in one place, and this is not it.
-            .retry(reqwest::retry::never())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(kept)
-            .tcp_nodelay(true);
-        if self.is_plain {
-            // Without TLS there is no need to read the system's certificates, which takes
-            // longer than everything else at the start.
-            builder = builder.tls_certs_only([]);
-        }
-        if self.is_loopback {
-            // A proxy's own loopback is not ours.
-            builder = builder.no_proxy();
-        }
-        // Only the first client finds no provider there.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        builder.build()
+            .build()
     }
 }
 
@@ -144,9 +117,8 @@ impl Client {
     /// and for a key that would travel in the clear.
     pub fn new(options: ClientOptions) -> Result<Self, Error> {
         let url = endpoint(&options.base_url, options.api)?;
-        let is_loopback = is_loopback(&url);
-        let is_plain = url.scheme() == "http";
-        if is_plain && !is_loopback && !options.allows_http && options.keys.may_be_found() {
+        let is_exposed = url.scheme() == "http" && !is_loopback(&url);
+        if is_exposed && !options.allows_http && options.keys.may_be_found() {
             return Err(Error::usage_hint(
                 format!("the key would travel unencrypted to {}", host(&url)),
                 "use https://, or unset the key if the server needs none; `allow-http = true` in the \
@@ -158,8 +130,7 @@ impl Client {
         }
         let make = Make {
             headers: headers(&options)?,
-            is_plain,
-            is_loopback,
+            url: url.clone(),
         };
         let http = make
             .client(options.jobs)

@@ -7,6 +7,7 @@ mod credentials;
 pub mod event;
 pub mod failure;
 pub mod fault;
+mod http;
 pub mod identity;
 pub mod plain;
 pub mod reply;
