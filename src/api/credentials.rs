@@ -8,7 +8,7 @@ use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
 use crate::api::failure::{Failure, Kind};
-use crate::error::Error;
+use crate::error::{Error, ExitStatus};
 use crate::secret::secret::Secret;
 use crate::secret::source::Keys;
 
@@ -100,7 +100,10 @@ impl Credentials {
 
     /// Why there is no key.
     fn no_key(&self, error: &Error) -> Failure {
-        let kind = if self.has_sent.load(Ordering::Relaxed) {
+        let kind = if error.status() == ExitStatus::Temporary {
+            // The server that gives tokens, and not the API, could not be asked.
+            Kind::Connect
+        } else if self.has_sent.load(Ordering::Relaxed) {
             Kind::KeyLost
         } else {
             Kind::NoKey

@@ -5,6 +5,8 @@ pub mod check;
 pub mod client;
 mod credentials;
 pub mod event;
+#[cfg(feature = "oauth")]
+pub mod exchange;
 pub mod failure;
 pub mod fault;
 mod http;
