@@ -152,6 +152,10 @@ pub struct Cli {
     #[argh(switch)]
     pub no_check: bool,
 
+    /// with login: give the login back
+    #[argh(switch)]
+    pub revoke: bool,
+
     /// print the version
     #[argh(switch, short = 'V')]
     pub version: bool,

@@ -46,6 +46,12 @@ pub enum Typed {
         /// What to do with it.
         action: KeyAction,
     },
+    /// `gptpipe login`.
+    #[cfg(feature = "oauth")]
+    Login {
+        /// The options.
+        cli: Box<Cli>,
+    },
 }
 
 /// What `gptpipe key` does.
@@ -128,6 +134,8 @@ pub fn parse(args: Vec<OsString>) -> Result<Typed, Error> {
                      `setup` goes after `--`",
                 ));
             }
+            #[cfg(feature = "oauth")]
+            "login" => return login(cli, rest),
             _ => {}
         }
         return Err(Error::usage_hint(
@@ -177,6 +185,18 @@ fn action<T: Copy>(
             format!("as a prompt, `{command}` goes after `--`, as in `gptpipe -- {command} FILE`"),
         )
     })
+}
+
+/// Reads what stands after `gptpipe login`.
+#[cfg(feature = "oauth")]
+fn login(cli: Box<Cli>, operands: &[OsString]) -> Result<Typed, Error> {
+    if operands.is_empty() {
+        return Ok(Typed::Login { cli });
+    }
+    Err(Error::usage_hint(
+        "`gptpipe login` takes no operand",
+        "the profile is named with -P; as a prompt, `login` goes after `--`",
+    ))
 }
 
 /// The arguments, options apart from operands.
@@ -496,6 +516,17 @@ mod tests {
             Some(CacheAction::Clear)
         );
         assert_eq!(action(&["cache", "prune"]), Some(CacheAction::Prune));
+        #[cfg(feature = "oauth")]
+        {
+            let parse = |args: &[&str]| parse(args.iter().map(OsString::from).collect());
+            let revokes = |args: &[&str]| match parse(args) {
+                Ok(Typed::Login { cli }) => Some(cli.revoke),
+                _ => None,
+            };
+            assert_eq!(revokes(&["login", "-P", "corp"]), Some(false));
+            assert_eq!(revokes(&["--revoke", "login"]), Some(true));
+            assert!(parse(&["login", "corp"]).is_err());
+        }
         assert_eq!(action(&["--", "cache"]), None);
         assert_eq!(action(&["summarize", "cache"]), None);
         assert_eq!(action(&["cache", "stats", "stats"]), None);

@@ -22,6 +22,7 @@ pub const GROUPS: [(&str, &[&str]); 6] = [
             "--param",
             "--max-output-tokens",
             "--no-check",
+            "--revoke",
             "--demo",
         ],
     ),
@@ -96,6 +97,7 @@ pub fn help() -> String {
          Usage: gptpipe [OPTIONS] PROMPT [FILE...]\n\
          \x20      gptpipe setup [-P NAME] [--no-check]\n\
          \x20      gptpipe key [show | list | rotate | remove] [-P NAME]\n\
+         \x20      gptpipe login [-P NAME] [--revoke]\n\
          \x20      gptpipe cache [stats | prune | clear]\n\
          \n\
          Reads FILEs or standard input (`-`), cuts the text into chunks at sentence ends,\n\

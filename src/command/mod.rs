@@ -5,5 +5,7 @@
 
 pub mod cache;
 pub mod key;
+#[cfg(feature = "oauth")]
+pub mod login;
 pub mod setup;
 mod table;

@@ -19,6 +19,8 @@ use crate::cli::args::{
     parse_api, parse_by, parse_duration, parse_jobs, parse_join, parse_on_error, parse_progress,
     parse_size,
 };
+#[cfg(feature = "oauth")]
+use crate::config::oauth::OauthTable;
 use crate::error::{Error, reason};
 use crate::input::chunk::By;
 use crate::input::token::Encoding;
@@ -162,6 +164,13 @@ pub struct ProfileTable {
     /// Further fields of the request.
     #[serde(default, deserialize_with = "params")]
     pub params: Vec<Param>,
+    /// Tokens in place of a key.
+    #[cfg(feature = "oauth")]
+    pub oauth: Option<OauthTable>,
+    /// Tokens in place of a key, which this program was built without.
+    #[cfg(not(feature = "oauth"))]
+    #[serde(default, deserialize_with = "not_built")]
+    pub oauth: (),
 }
 
 /// Reads the file; a missing one is an empty one.
@@ -324,6 +333,13 @@ fn end<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<End>, D::Err
         "done" => Ok(End::Done),
         _ => Err("takes `finish_reason` or `done`".to_owned()),
     })
+}
+
+#[cfg(not(feature = "oauth"))]
+fn not_built<'de, D: Deserializer<'de>>(_: D) -> Result<(), D::Error> {
+    Err(de::Error::custom(
+        "this program was built without the feature `oauth`",
+    ))
 }
 
 fn params<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Param>, D::Error> {

@@ -2,6 +2,8 @@
 //! configuration file over built-in profiles over defaults, frozen.
 
 pub mod file;
+#[cfg(feature = "oauth")]
+pub mod oauth;
 pub mod paths;
 pub mod profile;
 pub mod provider;

@@ -7,6 +7,8 @@ use crate::api::client::Auth;
 use crate::api::event::{Api, End};
 use crate::api::request::Param;
 use crate::config::file::ProfileTable;
+#[cfg(feature = "oauth")]
+use crate::config::oauth::{OauthTable, SecretPlace};
 use crate::error::Error;
 use crate::input::token::Encoding;
 
@@ -215,6 +217,9 @@ pub struct Profile {
     pub headers: Vec<(String, String)>,
     /// Further fields of the request.
     pub params: Vec<Param>,
+    /// Tokens in place of a key.
+    #[cfg(feature = "oauth")]
+    pub oauth: Option<OauthTable>,
 }
 
 /// Finds a profile: what is built in under that name, and over it what the
@@ -253,6 +258,8 @@ pub fn find(
         idempotency_header: None,
         headers: Vec::new(),
         params: Vec::new(),
+        #[cfg(feature = "oauth")]
+        oauth: None,
     };
     let is_from_environment = match line.address {
         Address::Fixed(_) => false,
@@ -285,6 +292,8 @@ pub fn find(
             .clone_from(&table.idempotency_header);
         profile.headers = table.headers.clone().into_iter().collect();
         profile.params.clone_from(&table.params);
+        #[cfg(feature = "oauth")]
+        profile.oauth.clone_from(&table.oauth);
     }
     Ok(profile)
 }
@@ -335,6 +344,14 @@ impl Profile {
 pub fn key_variables(tables: &BTreeMap<String, ProfileTable>) -> Vec<String> {
     let own = tables.values().filter_map(|table| table.key_env.clone());
     let built_in = BUILT_IN.iter().filter_map(|line| line.key_env);
+    #[cfg(feature = "oauth")]
+    let own = own.chain(tables.values().filter_map(|table| {
+        let oauth = table.oauth.as_ref()?;
+        match &oauth.client_secret {
+            SecretPlace::Variable(name) => Some(name.clone()),
+            SecretPlace::Command(_) | SecretPlace::Keyring => None,
+        }
+    }));
     own.chain(built_in.map(str::to_owned)).collect()
 }
 

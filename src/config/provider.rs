@@ -7,7 +7,10 @@ use crate::config::file::File;
 use crate::config::profile::{self, Environment, Profile};
 use crate::error::Error;
 use crate::secret::command::KeyCommand;
+#[cfg(feature = "oauth")]
+use crate::secret::oauth_session::Session;
 use crate::secret::source::{self, AskKeyring, Key, KeyOptions, Keys};
+use crate::secret::token::TokenSource;
 
 /// A profile with the places where its key may be.
 #[derive(Debug)]
@@ -20,6 +23,9 @@ pub struct Provider {
     pub command: Option<KeyCommand>,
     /// Whether the profile has a key that is not sent, since requests go to another host than the profile's own.
     pub is_withheld: bool,
+    /// The login whose tokens are sent in place of a key.
+    #[cfg(feature = "oauth")]
+    pub session: Option<Session>,
 }
 
 /// Finds the profile of that name, with requests going to `base_url` where one is named.
@@ -56,11 +62,25 @@ pub fn resolve(
         })
         .transpose()
         .map_err(|why| Error::usage(format!("`key-command` of the profile `{name}`: {why}")))?;
+    #[cfg(feature = "oauth")]
+    let session = profile
+        .oauth
+        .as_ref()
+        // Its tokens are for the profile's own host.
+        .filter(|_| !profile.is_foreign)
+        .map(|table| {
+            let mut hidden = profile::key_variables(&file.profiles);
+            hidden.push(source::VARIABLE.to_owned());
+            table.session(&name, environment, hidden)
+        })
+        .transpose()?;
     Ok(Provider {
         profile,
         given,
         command,
         is_withheld,
+        #[cfg(feature = "oauth")]
+        session,
     })
 }
 
@@ -82,13 +102,25 @@ impl Provider {
             given: self.given.clone(),
             command: self.command.clone(),
             keyring: self.ask_keyring(),
-            tokens: None,
+            tokens: self.tokens(),
             variable: self
                 .profile
                 .key_env
                 .clone()
                 .filter(|_| !self.profile.is_foreign),
         }))
+    }
+
+    #[cfg(feature = "oauth")]
+    fn tokens(&self) -> Option<Arc<dyn TokenSource>> {
+        let session = self.session.clone()?;
+        Some(Arc::new(session))
+    }
+
+    #[cfg(not(feature = "oauth"))]
+    #[expect(clippy::unused_self, reason = "it has one with the feature")]
+    fn tokens(&self) -> Option<Arc<dyn TokenSource>> {
+        None
     }
 
     fn ask_keyring(&self) -> AskKeyring {

@@ -79,6 +79,16 @@ fn fit(text: &str) -> String {
     visible(&redact(text, Words::Own)).into_owned()
 }
 
+/// Tells what a command has done or waits for; it is told also with `-q`.
+pub fn tell(text: &str) {
+    print("", text);
+}
+
+/// Writes a line that is there to be copied, with nothing before it.
+pub fn plain(text: &str) {
+    write(&format!("{}\n", fit(text)));
+}
+
 fn hint_line(hint: &str) -> String {
     format!("hint: {}\n", fit(hint))
 }

@@ -37,11 +37,16 @@ const LAST_WRITE: Duration = Duration::from_millis(500);
 /// Runs the filter to its end.
 pub(super) fn filter(cli: Cli, operands: Vec<OsString>) -> Result<ExitStatus, Error> {
     let is_demo = cli.demo;
-    if cli.no_check {
-        return Err(Error::usage_hint(
-            "`--no-check` is for `gptpipe setup` alone",
-            "leave it out",
-        ));
+    for (is_given, option, command) in [
+        (cli.no_check, "--no-check", "setup"),
+        (cli.revoke, "--revoke", "login"),
+    ] {
+        if is_given {
+            return Err(Error::usage_hint(
+                format!("`{option}` is for `gptpipe {command}` alone"),
+                "leave it out",
+            ));
+        }
     }
     let (is_null_input, prompt_file) = (cli.null_input, cli.prompt_file.clone());
     let file = config_file()?;
@@ -53,7 +58,13 @@ pub(super) fn filter(cli: Cli, operands: Vec<OsString>) -> Result<ExitStatus, Er
         is_stdout_terminal: io::stdout().is_terminal(),
     };
     let runtime = runtime()?;
+    #[cfg(feature = "oauth")]
+    let session = config.provider.session.clone();
     let result = runtime.block_on(ask(config, task, is_demo, screen));
+    #[cfg(feature = "oauth")]
+    if let Some(session) = session {
+        runtime.block_on(session.finish());
+    }
     // A name look-up or the like may still be under way on a thread of its own; nobody waits for it.
     runtime.shutdown_background();
     result

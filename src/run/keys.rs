@@ -71,7 +71,7 @@ pub(super) fn key(cli: &Cli, action: KeyAction) -> Result<ExitStatus, Error> {
     finish(done?, cli.quiet)
 }
 
-fn provider(cli: &Cli, file: &File) -> Result<Provider, Error> {
+pub(super) fn provider(cli: &Cli, file: &File) -> Result<Provider, Error> {
     let (profile, base_url) = (cli.profile.clone(), cli.base_url.clone());
     provider::resolve(profile, base_url, &environment, file)
 }

@@ -3,6 +3,8 @@
 
 mod filter;
 mod keys;
+#[cfg(feature = "oauth")]
+mod login;
 mod parts;
 mod task;
 
@@ -67,6 +69,8 @@ fn dispatch(typed: Typed) -> Result<ExitStatus, Error> {
         Typed::Cache { cli, action } => cache(&cli, action),
         Typed::Setup { cli } => keys::setup(&cli),
         Typed::Key { cli, action } => keys::key(&cli, action),
+        #[cfg(feature = "oauth")]
+        Typed::Login { cli } => login::login(&cli),
     }
 }
 

@@ -14,7 +14,8 @@ const KEYS: [&str; 3] = [
     "canary/with+odd=parts.and:more",
 ];
 
-fn find_in_files(folder: &Path, what: &str) {
+/// No file in the folder has it.
+pub(crate) fn find_in_files(folder: &Path, what: &str) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {

@@ -1,9 +1,7 @@
 //! The system's keyring: a real one (gnome-keyring) on a bus of the test's own, one that is locked, one that is not
 //! there, and one that does not answer.
 
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixListener;
-use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -12,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::json;
 
+use crate::bus::Bus;
 use crate::canary;
 use crate::harness::{Folder, Gptpipe, Outcome, gptpipe, shell};
 use crate::server::{Answer, Request, Server};
@@ -20,154 +19,7 @@ use crate::tty::Terminal;
 const KEY: &str = "sk-proj-canary0123456789ABCDEFabcdef";
 const OTHER: &str = "sk-proj-other9876543210FEDCBAfedcba0";
 
-/// A session bus that nothing starts on by itself, and maybe a keyring on it.
-struct Bus {
-    home: Arc<Folder>,
-    daemons: Vec<Child>,
-}
-
 impl Bus {
-    /// A bus without a keyring.
-    fn empty() -> Self {
-        let home = Folder::home();
-        let socket = home.path.join("bus");
-        let config = home.write(
-            "bus.conf",
-            format!(
-                "<busconfig><type>session</type><listen>unix:path={}</listen><auth>EXTERNAL</auth>\
-                 <policy context='default'><allow send_destination='*'/><allow receive_sender='*'/><allow own='*'/>\
-                 </policy></busconfig>",
-                socket.display()
-            ),
-        );
-        let mut command = Command::new("dbus-daemon");
-        command
-            .arg(format!("--config-file={}", config.display()))
-            .args(["--nofork", "--nopidfile", "--print-address=1"])
-            .stdout(Stdio::piped());
-        let mut daemon = spawn(command, "dbus-daemon");
-        // Its address is written once it can be connected to.
-        let mut line = String::new();
-        BufReader::new(daemon.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        assert!(line.contains("unix:"), "dbus-daemon said: {line}");
-        Self {
-            home,
-            daemons: vec![daemon],
-        }
-    }
-
-    /// A bus with a keyring that is unlocked.
-    fn with_keyring() -> Self {
-        let mut bus = Self::empty();
-        let mut command = bus.command("gnome-keyring-daemon");
-        command
-            .args(["--foreground", "--unlock", "--components=secrets"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let mut daemon = spawn(command, "gnome-keyring-daemon");
-        daemon
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(b"test password")
-            .unwrap();
-        bus.daemons.push(daemon);
-        let end = Instant::now() + Duration::from_secs(20);
-        while !bus
-            .call(
-                "org.freedesktop.DBus",
-                "/",
-                "org.freedesktop.DBus.NameHasOwner",
-                "string:org.freedesktop.secrets",
-            )
-            .contains("true")
-        {
-            assert!(Instant::now() < end, "gnome-keyring-daemon did not come up");
-            thread::sleep(Duration::from_millis(20));
-        }
-        bus
-    }
-
-    fn address(&self) -> String {
-        format!("unix:path={}", self.home.path.join("bus").display())
-    }
-
-    /// A program on this bus.
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        command
-            .env("HOME", &self.home.path)
-            .env("XDG_DATA_HOME", self.home.path.join("keyring-data"))
-            .env("XDG_RUNTIME_DIR", &self.home.path)
-            .env("DBUS_SESSION_BUS_ADDRESS", self.address())
-            .env_remove("DISPLAY")
-            .env_remove("WAYLAND_DISPLAY");
-        command
-    }
-
-    fn call(&self, service: &str, path: &str, method: &str, argument: &str) -> String {
-        let mut command = self.command("dbus-send");
-        command.args(["--session", "--print-reply", "--reply-timeout=10000"]);
-        command.args([&format!("--dest={service}"), path, method, argument]);
-        let output = output(command, "dbus-send");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn lock(&self) {
-        let reply = self.call(
-            "org.freedesktop.secrets",
-            "/org/freedesktop/secrets",
-            "org.freedesktop.Secret.Service.Lock",
-            "array:objpath:/org/freedesktop/secrets/collection/login",
-        );
-        assert!(reply.contains("login"), "{reply}");
-    }
-
-    /// What another program finds under that name.
-    fn lookup(&self, user: &str) -> String {
-        let mut command = self.command("secret-tool");
-        command.args(["lookup", "service", "gptpipe", "username", user]);
-        String::from_utf8(output(command, "secret-tool").stdout).unwrap()
-    }
-
-    /// What another program puts there.
-    fn store(&self, user: &str, extra: [&str; 2], secret: &str) {
-        let mut command = self.command("secret-tool");
-        command
-            .args(["store", "--label=test", "service", "gptpipe"])
-            .args(["username", user])
-            .args(extra)
-            .stdin(Stdio::piped());
-        let mut child = spawn(command, "secret-tool");
-        child
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(secret.as_bytes())
-            .unwrap();
-        assert!(child.wait().unwrap().success());
-    }
-
-    /// How many entries there are under that name.
-    fn count(&self, user: &str) -> usize {
-        let mut command = self.command("secret-tool");
-        command.args(["search", "--all", "service", "gptpipe", "username", user]);
-        let output = output(command, "secret-tool");
-        String::from_utf8_lossy(&output.stdout)
-            .matches("secret = ")
-            .count()
-    }
-
-    /// The program on this bus.
-    fn gptpipe(&self) -> Gptpipe {
-        gptpipe()
-            .at(&self.home)
-            .env("DBUS_SESSION_BUS_ADDRESS", self.address())
-    }
-
     /// Stores a key for the profile `corp`.
     fn setup(&self, key: &str) -> Outcome {
         let run = self
@@ -186,27 +38,6 @@ impl Bus {
             .args(["-P", "corp", "-mm", "p", "--no-cache"]);
         run.input("text").run()
     }
-}
-
-impl Drop for Bus {
-    fn drop(&mut self) {
-        for daemon in self.daemons.iter_mut().rev() {
-            let _ = daemon.kill();
-            let _ = daemon.wait();
-        }
-    }
-}
-
-fn spawn(mut command: Command, package: &str) -> Child {
-    command
-        .spawn()
-        .unwrap_or_else(|error| panic!("{package} has to be installed for this test: {error}"))
-}
-
-fn output(mut command: Command, package: &str) -> Output {
-    command
-        .output()
-        .unwrap_or_else(|error| panic!("{package} has to be installed for this test: {error}"))
 }
 
 fn said(run: &Outcome) -> String {

@@ -4,7 +4,9 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod bus; // a D-Bus of the test's own, with the keyring on it
 mod harness; // runs the binary and judges how it ended; seeds and folders of a test
+mod oidc; // a real OAuth 2.0 provider on loopback
 mod proxy; // HTTP and SOCKS proxies on loopback
 mod server; // a scripted OpenAI-compatible server on loopback, with every fault a real one has
 mod tls; // certificates of an authority that lives for one test
@@ -23,6 +25,7 @@ mod laws; // what holds for every input: nothing is lost, every chunk fits
 mod layout; // the import law of the sources
 mod limit; // rates and requests in flight, shared by processes
 mod matrix; // every fault, at every rate: nothing lost, nothing asked twice, an honest end
+mod oauth; // tokens in place of keys: logging in, renewing once, giving back
 mod order; // output order, requests in flight, memory
 mod pipes; // readers that leave, full disks, signals
 mod resume; // ends from outside, and running again from there
