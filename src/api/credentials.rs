@@ -62,7 +62,13 @@ impl Credentials {
     }
 
     pub(super) fn header(&self, key: &Secret) -> Result<(HeaderName, HeaderValue), Failure> {
-        header_of(self.auth, key).map_err(|error| self.no_key(&error))
+        let auth = if self.keys.has_tokens() {
+            // Whatever the server's own keys go into (RFC 6750, section 2.1).
+            Auth::Bearer
+        } else {
+            self.auth
+        };
+        header_of(auth, key).map_err(|error| self.no_key(&error))
     }
 
     /// What tells the key at this host from others.

@@ -3,6 +3,10 @@
 //! Tokens (RFC 6749, sections 4.4 and 6), logging in on another device (RFC 8628, section 3.1), taking tokens back
 //! (RFC 7009) and naming what they are for (RFC 8707). Nothing here opens a connection: whoever calls hands in an
 //! [`Exchange`].
+//!
+//! This is no more than five forms. The `oauth2` crate would bring 18 others for them (old lines of `chrono`, `rand`,
+//! `sha2` and `thiserror` among those), keeps secrets in memory that is not wiped, refuses to revoke at a server on
+//! this machine, and has no discovery.
 
 use std::fmt;
 use std::time::Duration;

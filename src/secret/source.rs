@@ -5,6 +5,7 @@
 //! once for all requests, and not at all by a run whose replies are all remembered. A key is its profile's, and goes
 //! to its profile's host alone; only `GPTPIPE_API_KEY` and the credential `gptpipe` are for whatever host is named.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use tokio::sync::Mutex;
@@ -56,6 +57,8 @@ pub struct Keys {
     options: KeyOptions,
     found: Mutex<State>,
     notes: std::sync::Mutex<Vec<String>>,
+    /// Whether it is tokens that are handed out.
+    has_tokens: AtomicBool,
 }
 
 #[derive(Clone, Debug)]
@@ -85,7 +88,14 @@ impl Keys {
             options,
             found: Mutex::new(State::Unknown),
             notes: std::sync::Mutex::default(),
+            has_tokens: AtomicBool::new(false),
         }
+    }
+
+    /// Whether what was handed out is a token and not a key.
+    #[must_use]
+    pub fn has_tokens(&self) -> bool {
+        self.has_tokens.load(Ordering::Relaxed)
     }
 
     /// One key that is there already, or none.
@@ -300,7 +310,10 @@ impl Keys {
             return Ok(State::Key(Some(key)));
         }
         match &self.options.tokens {
-            Some(tokens) => Ok(State::Tokens(Arc::clone(tokens))),
+            Some(tokens) => {
+                self.has_tokens.store(true, Ordering::Relaxed);
+                Ok(State::Tokens(Arc::clone(tokens)))
+            }
             None if self.options.keyring == AskKeyring::Needed => Err(self.missing()),
             None => Ok(State::Key(None)),
         }

@@ -533,6 +533,29 @@ fn a_token_that_is_refused_is_renewed_once() {
     assert_eq!(sent, ["", "canary-0", "", "canary-2"]);
 }
 
+/// Whatever header the server's own keys go into.
+#[test]
+fn a_token_is_a_bearer_token() {
+    let server = scripted(|request| {
+        let token = json!({"access_token": "t"});
+        (request.path == "/token").then(|| Answer::json("200 OK", &token))
+    });
+    let run = batch(&server, &format!("token-url = '{}/token'", root(&server)));
+    let config = run.home().path.join("config/gptpipe/config.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(
+        &config,
+        text.replace("model = 'm'", "model = 'm'\nauth = 'api-key'"),
+    )
+    .unwrap();
+    run.run().ok();
+    let request = server.requests().pop().unwrap();
+    assert_eq!(
+        (bearer(&request).as_str(), request.header("api-key")),
+        ("t", None)
+    );
+}
+
 #[test]
 fn a_key_that_is_there_comes_first() {
     let server = scripted(|_| None);
