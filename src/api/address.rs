@@ -6,12 +6,30 @@ use reqwest::Url;
 
 use crate::api::event::Api;
 use crate::error::Error;
+use crate::secret::redact::{Words, looks_secret};
+
+/// Parts of a query that hold a key.
+const SECRETS: [&str; 7] = [
+    "key",
+    "api_key",
+    "api-key",
+    "apikey",
+    "token",
+    "access_token",
+    "password",
+];
 
 /// The address that requests go to.
 pub(super) fn endpoint(base_url: &str, api: Api) -> Result<Url, Error> {
+    // Where it cannot be read, nobody can say which part of it is a password.
+    let shown = if base_url.contains('@') {
+        "what is given".to_owned()
+    } else {
+        format!("`{base_url}`")
+    };
     let refused = |why: &str| {
         Error::usage_hint(
-            format!("`{base_url}` is no base URL: {why}"),
+            format!("{shown} is no base URL: {why}"),
             "a base URL looks like https://api.openai.com/v1 or http://127.0.0.1:8080/v1",
         )
     };
@@ -29,6 +47,18 @@ pub(super) fn endpoint(base_url: &str, api: Api) -> Result<Url, Error> {
             "put the key into GPTPIPE_API_KEY",
         ));
     }
+    let secret = url.query_pairs().find(|(name, value)| {
+        SECRETS.contains(&name.to_ascii_lowercase().as_str()) || looks_secret(value, Words::Own)
+    });
+    if let Some((name, _)) = secret {
+        return Err(Error::usage_hint(
+            format!(
+                "the base URL for {} has a secret in it: `{name}`",
+                host(&url)
+            ),
+            "put the key into GPTPIPE_API_KEY",
+        ));
+    }
     let path = match api {
         Api::Chat => "/chat/completions",
         Api::Responses => "/responses",
@@ -38,6 +68,38 @@ pub(super) fn endpoint(base_url: &str, api: Api) -> Result<Url, Error> {
     let base = base.strip_suffix(path).unwrap_or(base).to_owned();
     url.set_path(&format!("{base}{path}"));
     Ok(url)
+}
+
+/// Where the list of models is, beside an endpoint.
+pub(super) fn models(endpoint: &Url) -> Url {
+    let mut url = endpoint.clone();
+    let path = url.path();
+    let base = ["/chat/completions", "/responses"]
+        .iter()
+        .find_map(|end| path.strip_suffix(end));
+    let path = format!("{}/models", base.unwrap_or(path));
+    url.set_path(&path);
+    url
+}
+
+/// Scheme, host and port of a base URL: what two of them must have in common for a key of one to go to the other.
+/// `None` for what is no URL.
+#[must_use]
+pub fn origin(base_url: &str) -> Option<(String, String)> {
+    let url = Url::parse(base_url.trim()).ok()?;
+    Some((url.scheme().to_owned(), host(&url)))
+}
+
+/// Whether what is sent to a base URL could be read on the way: it goes unencrypted to another machine.
+#[must_use]
+pub fn is_exposed(base_url: &str) -> bool {
+    Url::parse(base_url.trim()).is_ok_and(|url| url.scheme() == "http" && !is_loopback(&url))
+}
+
+/// Whether a base URL leads to this machine itself.
+#[must_use]
+pub fn is_local(base_url: &str) -> bool {
+    Url::parse(base_url.trim()).is_ok_and(|url| is_loopback(&url))
 }
 
 /// Host and port, for messages.
@@ -88,11 +150,29 @@ mod tests {
             "",
             "http://",
             "https://user:canary@h/v1",
+            "https://user:canary/more@h/v1",
+            "https://h/v1?key=canary",
+            "https://h/v1?x=1&API_KEY=canary",
         ] {
             let error = endpoint(wrong, Api::Chat).unwrap_err();
             assert!(error.hint().is_some(), "{wrong}");
             assert!(!error.to_string().contains("canary"));
         }
+    }
+
+    #[test]
+    fn finds_the_models_and_the_origin() {
+        let of = |base| models(&endpoint(base, Api::Chat).unwrap()).to_string();
+        assert_eq!(of("https://h/v1"), "https://h/v1/models");
+        assert_eq!(
+            of("https://h/d?api-version=1"),
+            "https://h/d/models?api-version=1"
+        );
+        assert_eq!(origin("https://h:443/v1"), origin(" https://h/other "));
+        assert_ne!(origin("https://h/v1"), origin("http://h/v1"));
+        assert_ne!(origin("https://h/v1"), origin("https://h:8443/v1"));
+        assert!(is_exposed("http://10.0.0.1/v1") && !is_exposed("https://10.0.0.1/v1"));
+        assert!(!is_exposed("http://127.0.0.1:8080/v1") && is_local("http://[::1]/v1"));
     }
 
     #[test]

@@ -4,32 +4,28 @@
 //! is asked, how often and how many at a time is decided elsewhere.
 
 use std::pin::pin;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, stream};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Response, Url};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{RequestBuilder, Response, Url};
 use tokio::time::timeout;
 
 use crate::api::address::{endpoint, host, is_loopback};
+pub use crate::api::credentials::Auth;
+use crate::api::credentials::{Credentials, header_of, hide};
 use crate::api::event::{Api, Decoder, End, Step};
 use crate::api::failure::{Failure, Kind, Wait};
 use crate::api::plain::{Body, decode_plain};
 use crate::api::reply::Reply;
 use crate::api::retry_after::refill;
 use crate::api::sse;
-use crate::api::{fault, transport};
+use crate::api::{fault, http, transport};
 use crate::error::Error;
 use crate::secret::secret::Secret;
-
-/// Time for a connection to be made; name look-up and TLS are part of it.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// How long an unused connection is kept. Node's servers and llama-server close
-/// after 5 s without notice; a request sent just then would be lost.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+use crate::secret::source::Keys;
 
 /// The first byte may take this many times as long as any other: servers queue
 /// requests before they say anything.
@@ -39,21 +35,10 @@ const FIRST_BYTE_FACTOR: u32 = 5;
 const END_TIMEOUT: Duration = Duration::from_millis(10);
 
 /// The most that is read of an answer that is no stream.
-const MAX_PLAIN: usize = 64 << 20;
+pub(super) const MAX_PLAIN: usize = 64 << 20;
 
 /// The most that is read of an error's body.
-const MAX_ERROR: usize = 64 << 10;
-
-/// The header that carries the key.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Auth {
-    /// `Authorization: Bearer` (RFC 6750).
-    Bearer,
-    /// `api-key` (Azure).
-    ApiKey,
-    /// `x-api-key` (Anthropic's own).
-    XApiKey,
-}
+pub(super) const MAX_ERROR: usize = 64 << 10;
 
 /// Whom to ask, and how.
 #[derive(Debug)]
@@ -64,8 +49,10 @@ pub struct ClientOptions {
     pub api: Api,
     /// What proves the end of a stream.
     pub end: End,
-    /// The key, if there is one.
-    pub key: Option<Secret>,
+    /// Where the key comes from, if there is one.
+    pub keys: Arc<Keys>,
+    /// Whether a key may travel unencrypted to another machine.
+    pub allows_http: bool,
     /// The header that carries it.
     pub auth: Auth,
     /// Further headers.
@@ -93,14 +80,14 @@ pub struct Attempt<'a> {
 /// Asks one server.
 #[derive(Debug)]
 pub struct Client {
-    http: reqwest::Client,
+    pub(super) http: reqwest::Client,
     make: Make,
     /// Keeps no connection, for what failed on one that was kept.
     fresh: OnceLock<reqwest::Client>,
-    url: Url,
+    pub(super) url: Url,
     api: Api,
     end: End,
-    key: Option<Secret>,
+    pub(super) credentials: Credentials,
     timeout: Duration,
     idempotency_header: Option<HeaderName>,
 }
@@ -109,36 +96,16 @@ pub struct Client {
 #[derive(Debug)]
 struct Make {
     headers: HeaderMap,
-    is_plain: bool,
-    is_loopback: bool,
+    url: Url,
 }
 
 impl Make {
     /// A client that keeps so many unused connections.
     fn client(&self, kept: usize) -> reqwest::Result<reqwest::Client> {
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("gptpipe/", env!("CARGO_PKG_VERSION")))
+        http::builder(&self.url)
             .default_headers(self.headers.clone())
-            // A redirect would send the user's document to another host.
-            .redirect(reqwest::redirect::Policy::none())
-            // Trying again is decided in one place, and this is not it.
-            .retry(reqwest::retry::never())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(kept)
-            .tcp_nodelay(true);
-        if self.is_plain {
-            // Without TLS there is no need to read the system's certificates, which takes
-            // longer than everything else at the start.
-            builder = builder.tls_certs_only([]);
-        }
-        if self.is_loopback {
-            // A proxy's own loopback is not ours.
-            builder = builder.no_proxy();
-        }
-        // Only the first client finds no provider there.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        builder.build()
+            .build()
     }
 }
 
@@ -150,18 +117,20 @@ impl Client {
     /// and for a key that would travel in the clear.
     pub fn new(options: ClientOptions) -> Result<Self, Error> {
         let url = endpoint(&options.base_url, options.api)?;
-        let is_loopback = is_loopback(&url);
-        let is_plain = url.scheme() == "http";
-        if is_plain && !is_loopback && options.key.is_some() {
+        let is_exposed = url.scheme() == "http" && !is_loopback(&url);
+        if is_exposed && !options.allows_http && options.keys.may_be_found() {
             return Err(Error::usage_hint(
                 format!("the key would travel unencrypted to {}", host(&url)),
-                "use https://, or unset the key if the server needs none",
+                "use https://, or unset the key if the server needs none; `allow-http = true` in the \
+                 profile sends it all the same",
             ));
+        }
+        if let Some(key) = options.keys.given() {
+            header_of(options.auth, key)?;
         }
         let make = Make {
             headers: headers(&options)?,
-            is_plain,
-            is_loopback,
+            url: url.clone(),
         };
         let http = make
             .client(options.jobs)
@@ -181,7 +150,7 @@ impl Client {
             url,
             api: options.api,
             end: options.end,
-            key: options.key,
+            credentials: Credentials::new(options.keys, options.auth),
             timeout: options.timeout,
             idempotency_header,
         })
@@ -193,16 +162,26 @@ impl Client {
         host(&self.url)
     }
 
-    /// What tells this key at this host from others; the key cannot be found out from it.
+    /// What tells this key at this host from others; the key cannot be found out from it. It is looked for
+    /// only now.
+    ///
+    /// # Errors
+    /// When there is none where one is needed.
+    pub async fn identity(&self) -> Result<[u8; 32], Failure> {
+        self.credentials.identity(&self.host()).await
+    }
+
+    /// What tells this key from others in records; `None` before [`Client::identity`] was asked for, and without a
+    /// key.
     #[must_use]
-    pub fn identity(&self) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new_derive_key("gptpipe 2026-11 key and host");
-        hasher.update(self.host().as_bytes());
-        hasher.update(&[0]);
-        if let Some(key) = &self.key {
-            hasher.update(key.expose().as_bytes());
-        }
-        *hasher.finalize().as_bytes()
+    pub fn key_fingerprint(&self) -> Option<String> {
+        self.credentials.fingerprint()
+    }
+
+    /// What is to be told besides, each once.
+    #[must_use]
+    pub fn take_notes(&self) -> Vec<String> {
+        self.credentials.keys.take_notes()
     }
 
     /// The address that requests go to.
@@ -211,28 +190,38 @@ impl Client {
         self.url.as_str()
     }
 
-    /// Sends a request once and reads the reply; `on_text` gets its text as it comes.
+    /// Sends a request and reads the reply; `on_text` gets its text as it comes. When the server refuses the key
+    /// and there is another, the request is sent once more with that.
     ///
     /// # Errors
     /// When no whole reply came.
     pub async fn ask(
         &self,
         attempt: Attempt<'_>,
-        on_text: impl FnMut(&str),
+        mut on_text: impl FnMut(&str),
     ) -> Result<Reply, Failure> {
-        let result = self.attempt(attempt, on_text).await;
-        result.map_err(|failure| match &self.key {
-            Some(key) => failure.without_secret(key.expose()),
-            None => failure,
-        })
+        let key = self.credentials.get().await?;
+        let failure = match self.attempt(&attempt, key.as_ref(), &mut on_text).await {
+            Ok(reply) => return Ok(reply),
+            Err(failure) => hide(failure, key.as_ref()),
+        };
+        if failure.kind != Kind::Auth || failure.status != Some(401) {
+            return Err(failure);
+        }
+        let Some(key) = self.credentials.renew(key.as_ref()).await? else {
+            return Err(self.credentials.refused(failure));
+        };
+        let result = self.attempt(&attempt, Some(&key), &mut on_text).await;
+        result.map_err(|failure| self.credentials.refused(hide(failure, Some(&key))))
     }
 
     async fn attempt(
         &self,
-        attempt: Attempt<'_>,
+        attempt: &Attempt<'_>,
+        key: Option<&Secret>,
         on_text: impl FnMut(&str),
     ) -> Result<Reply, Failure> {
-        let response = self.send(attempt).await?;
+        let response = self.send(attempt, key).await?;
         let status = response.status().as_u16();
         let headers = response.headers().clone();
         let header = |name: &str| {
@@ -265,22 +254,32 @@ impl Client {
         }
     }
 
-    async fn send(&self, attempt: Attempt<'_>) -> Result<Response, Failure> {
+    async fn send(&self, attempt: &Attempt<'_>, key: Option<&Secret>) -> Result<Response, Failure> {
         let http = if attempt.is_fresh {
             self.fresh()
         } else {
             &self.http
         };
-        let mut request = http.post(self.url.clone()).body(attempt.body);
+        let mut request = http.post(self.url.clone()).body(attempt.body.clone());
+        if let Some(key) = key {
+            let (name, value) = self.credentials.header(key)?;
+            request = request.header(name, value);
+        }
         if let (Some(name), Some(key)) = (&self.idempotency_header, attempt.idempotency_key) {
             request = request.header(name, key);
         }
-        match timeout(
-            self.timeout.saturating_mul(FIRST_BYTE_FACTOR),
-            request.send(),
-        )
-        .await
-        {
+        let patience = self.timeout.saturating_mul(FIRST_BYTE_FACTOR);
+        self.response(request, patience).await
+    }
+
+    /// Sends what was put together and waits so long for the head of the response.
+    pub(super) async fn response(
+        &self,
+        request: RequestBuilder,
+        patience: Duration,
+    ) -> Result<Response, Failure> {
+        self.credentials.note_sending();
+        match timeout(patience, request.send()).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => {
                 let mut failure = transport::from_transport(&error);
@@ -348,7 +347,11 @@ impl Client {
     }
 
     /// Reads a body, at most `limit` bytes of it.
-    async fn read(&self, mut response: Response, limit: usize) -> (Bytes, Result<(), Failure>) {
+    pub(super) async fn read(
+        &self,
+        mut response: Response,
+        limit: usize,
+    ) -> (Bytes, Result<(), Failure>) {
         let mut body = BytesMut::new();
         while body.len() < limit {
             let end = match self.chunk(&mut response).await {
@@ -383,27 +386,6 @@ fn headers(options: &ClientOptions) -> Result<HeaderMap, Error> {
                 "`{name}` is no header, or its value is none"
             )));
         };
-        headers.insert(name, value);
-    }
-    if let Some(key) = &options.key {
-        let (name, value) = match options.auth {
-            Auth::Bearer => (
-                AUTHORIZATION,
-                HeaderValue::try_from(format!("Bearer {}", key.expose())),
-            ),
-            Auth::ApiKey => (
-                HeaderName::from_static("api-key"),
-                HeaderValue::try_from(key.expose()),
-            ),
-            Auth::XApiKey => (
-                HeaderName::from_static("x-api-key"),
-                HeaderValue::try_from(key.expose()),
-            ),
-        };
-        let mut value = value.map_err(|_| {
-            Error::usage("the key has characters in it that no key has, such as a line end")
-        })?;
-        value.set_sensitive(true);
         headers.insert(name, value);
     }
     Ok(headers)

@@ -10,7 +10,8 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::api::reply::Reply;
-use crate::api::words::{REDACTED, clean};
+use crate::api::words::clean;
+use crate::secret::redact::without;
 
 /// What went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,6 +48,10 @@ pub enum Kind {
     Busy,
     /// The money or the quota is used up.
     Quota,
+    /// There is no key, and nothing was sent.
+    NoKey,
+    /// There is no key any more: a token could not be renewed.
+    KeyLost,
     /// The key is missing or wrong.
     Auth,
     /// The key is right, but this is not allowed with it.
@@ -124,6 +129,8 @@ pub struct Failure {
     pub should_retry: Option<bool>,
     /// What had come of the reply, never to be passed off as whole; it may have cost something.
     pub partial: Option<Box<Reply>>,
+    /// What the user can do about just this one.
+    pub hint: Option<Box<str>>,
 }
 
 impl Kind {
@@ -163,6 +170,8 @@ impl Kind {
             Self::DroppedInput => "dropped_input",
             Self::BadRequest => "bad_request",
             Self::NotCached => "not_cached",
+            Self::NoKey => "no_key",
+            Self::KeyLost => "key_lost",
             Self::Schema => "schema",
         }
     }
@@ -189,6 +198,8 @@ impl Kind {
             Self::Server => "the server failed",
             Self::Busy => "the server was busy",
             Self::Quota => "the quota or the budget is used up",
+            Self::NoKey => "nothing was sent",
+            Self::KeyLost => "there is no key any more",
             Self::Auth => "the server refused the key",
             Self::Forbidden => "the server does not allow this",
             Self::Model => "the server does not know the model",
@@ -244,6 +255,8 @@ impl Kind {
             Self::Tls
             | Self::Url
             | Self::Quota
+            | Self::NoKey
+            | Self::KeyLost
             | Self::Auth
             | Self::Forbidden
             | Self::Model
@@ -267,6 +280,7 @@ impl Failure {
             retry_after: None,
             should_retry: None,
             partial: None,
+            hint: None,
         }
     }
 
@@ -282,7 +296,11 @@ impl Failure {
     #[must_use]
     pub fn without_secret(mut self, secret: &str) -> Self {
         if !secret.is_empty() {
-            let hide = |text: &mut String| *text = text.replace(secret, REDACTED);
+            let hide = |text: &mut String| {
+                if let Some(hidden) = without(text, secret) {
+                    *text = hidden;
+                }
+            };
             hide(&mut self.message);
             self.code.as_mut().map(hide);
             self.request_id.as_mut().map(hide);
@@ -308,7 +326,10 @@ impl Failure {
 
     /// What the user can do about it.
     #[must_use]
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<&str> {
+        if let Some(hint) = &self.hint {
+            return Some(hint);
+        }
         Some(match self.kind {
             Kind::Connect => "is the server running, and is the base URL right?",
             Kind::Dns => "check the host in the base URL, and the network",

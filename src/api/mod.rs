@@ -1,10 +1,15 @@
 //! A chunk and its reply: what is sent, what comes back, what goes wrong.
 
-mod address;
+pub mod address;
+pub mod check;
 pub mod client;
+mod credentials;
 pub mod event;
+#[cfg(feature = "oauth")]
+pub mod exchange;
 pub mod failure;
 pub mod fault;
+mod http;
 pub mod identity;
 pub mod plain;
 pub mod reply;

@@ -3,6 +3,8 @@
 //! What a server says is shown to the user, so it must neither move the cursor nor fill the screen, nor give away
 //! a key: servers quote keys back, in part or as a hash.
 
+use crate::secret::redact::{Words, redact};
+
 /// The longest message that is kept, in characters.
 const LONGEST: usize = 500;
 
@@ -51,9 +53,6 @@ pub fn html_title(body: &str) -> String {
     text.take(LONGEST).collect()
 }
 
-/// What stands where a key stood.
-pub const REDACTED: &str = "[redacted]";
-
 /// Makes one short line of what a server said, fit for a terminal, and without keys.
 #[must_use]
 pub fn clean(text: &str) -> String {
@@ -69,7 +68,7 @@ pub fn clean(text: &str) -> String {
             line.push(c);
         }
     }
-    let line = redact(line.trim_end());
+    let line = redact(line.trim_end(), Words::Foreign);
     let line = line.strip_suffix('.').unwrap_or(&line);
     match line.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}…", &line[..end]),
@@ -77,51 +76,6 @@ pub fn clean(text: &str) -> String {
     }
 }
 
-/// Takes out what looks like a key: servers quote it back, `OpenAI` in part, `LiteLLM` as a hash.
-fn redact(line: &str) -> String {
-    let is_part = |c: char| c.is_ascii_alphanumeric() || "-_.*~+".contains(c);
-    let mut out = String::with_capacity(line.len());
-    let mut rest = line;
-    let mut after_bearer = false;
-    let mut in_secret = false;
-    while let Some(first) = rest.chars().next() {
-        if !is_part(first) || first == '.' {
-            // A key may hold these, so they do not end it.
-            in_secret &= "/=:".contains(first);
-            if !in_secret {
-                out.push(first);
-            }
-            rest = &rest[first.len_utf8()..];
-            continue;
-        }
-        let end = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
-        // A full stop after a word is not of the word.
-        let part = rest[..end].trim_end_matches('.');
-        rest = &rest[part.len()..];
-        if in_secret {
-            continue;
-        }
-        in_secret = looks_secret(part) || (after_bearer && part.len() >= 8);
-        out.push_str(if in_secret { REDACTED } else { part });
-        after_bearer = part.eq_ignore_ascii_case("bearer");
-    }
-    out
-}
-
-fn looks_secret(part: &str) -> bool {
-    let prefixes = [
-        "sk-", "sk_", "rk-", "csk-", "gsk_", "xai-", "pplx-", "nvapi-", "hf_", "AIza", "ya29.",
-        "eyJ",
-    ];
-    let rest = prefixes.iter().find_map(|prefix| part.strip_prefix(prefix));
-    let is_hash = part.len() >= 32
-        && part.bytes().all(|byte| byte.is_ascii_alphanumeric())
-        && part.bytes().any(|byte| byte.is_ascii_digit())
-        && part.bytes().any(|byte| byte.is_ascii_alphabetic());
-    rest.is_some_and(|rest| rest.trim_start_matches('.').len() >= 4)
-        || part.contains("***")
-        || is_hash
-}
 /// The host of an absolute URL, without the rest, which may hold secrets.
 #[must_use]
 pub fn host_of(url: &str) -> Option<String> {

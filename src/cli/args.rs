@@ -168,6 +168,14 @@ pub struct Cli {
     #[argh(switch)]
     pub demo: bool,
 
+    /// with setup: store the key without asking the server
+    #[argh(switch)]
+    pub no_check: bool,
+
+    /// with login: give the login back
+    #[argh(switch)]
+    pub revoke: bool,
+
     /// print the version
     #[argh(switch, short = 'V')]
     pub version: bool,

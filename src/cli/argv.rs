@@ -34,7 +34,46 @@ pub enum Typed {
         /// What to do with it.
         action: CacheAction,
     },
+    /// `gptpipe setup`.
+    Setup {
+        /// The options.
+        cli: Box<Cli>,
+    },
+    /// `gptpipe key`.
+    Key {
+        /// The options.
+        cli: Box<Cli>,
+        /// What to do with it.
+        action: KeyAction,
+    },
+    /// `gptpipe login`.
+    #[cfg(feature = "oauth")]
+    Login {
+        /// The options.
+        cli: Box<Cli>,
+    },
 }
+
+/// What `gptpipe key` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyAction {
+    /// Tells where the key in use comes from.
+    Show,
+    /// Tells which profiles have one.
+    List,
+    /// Stores another one.
+    Rotate,
+    /// Takes it out of the keyring.
+    Remove,
+}
+
+/// The words of `gptpipe key`.
+const KEY_ACTIONS: [(&str, KeyAction); 4] = [
+    ("show", KeyAction::Show),
+    ("list", KeyAction::List),
+    ("rotate", KeyAction::Rotate),
+    ("remove", KeyAction::Remove),
+];
 
 /// What `gptpipe cache` does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,11 +113,30 @@ pub fn parse(args: Vec<OsString>) -> Result<Typed, Error> {
         && sorted.may_be_command
         && cli.prompt_file.is_none()
     {
-        if *word == "cache" {
-            return Ok(Typed::Cache {
-                cli: Box::new(cli),
-                action: cache_action(&sorted.operands[1..])?,
-            });
+        let (cli, rest) = (Box::new(cli), &sorted.operands[1..]);
+        match *word {
+            "cache" => {
+                let action = action("cache", &CACHE_ACTIONS, rest)?;
+                return Ok(Typed::Cache { cli, action });
+            }
+            "key" => {
+                let action = action("key", &KEY_ACTIONS, rest)?;
+                return Ok(Typed::Key { cli, action });
+            }
+            "setup" => {
+                if rest.is_empty() {
+                    return Ok(Typed::Setup { cli });
+                }
+                // What was typed here may be a key, so it is not repeated.
+                return Err(Error::usage_hint(
+                    "`gptpipe setup` takes no operand",
+                    "it asks for the key, or reads it from a pipe; the profile is named with -P; as a prompt, \
+                     `setup` goes after `--`",
+                ));
+            }
+            #[cfg(feature = "oauth")]
+            "login" => return login(cli, rest),
+            _ => {}
         }
         return Err(Error::usage_hint(
             format!("`{word}` is the name of a command, and this version does not have it"),
@@ -91,29 +149,54 @@ pub fn parse(args: Vec<OsString>) -> Result<Typed, Error> {
     })
 }
 
-/// Reads what stands after `gptpipe cache`.
-fn cache_action(operands: &[OsString]) -> Result<CacheAction, Error> {
-    let [first] = operands else {
-        return match operands.first() {
-            None => Ok(CacheAction::Stats),
-            Some(_) => Err(Error::usage_hint(
-                "`gptpipe cache` takes one word at most",
-                "it is stats, prune or clear; as a prompt, `cache` goes after `--`",
-            )),
-        };
+/// Reads what stands after a command: one of its words, or none for the first of them.
+fn action<T: Copy>(
+    command: &str,
+    actions: &[(&str, T)],
+    operands: &[OsString],
+) -> Result<T, Error> {
+    let words: Vec<&str> = actions.iter().map(|(word, _)| *word).collect();
+    let words = match words.split_last() {
+        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
+        None => String::new(),
     };
-    let known = CACHE_ACTIONS
-        .iter()
-        .find(|(word, _)| first == OsStr::new(word));
+    let known = match operands {
+        [] => actions.first(),
+        [first] => actions.iter().find(|(word, _)| first == OsStr::new(word)),
+        _ => {
+            return Err(Error::usage_hint(
+                format!("`gptpipe {command}` takes one word at most"),
+                format!("it is {words}; as a prompt, `{command}` goes after `--`"),
+            ));
+        }
+    };
     known.map(|(_, action)| *action).ok_or_else(|| {
+        let first = operands.first().map(|first| first.to_string_lossy());
+        // What is no word may be a key.
+        let is_word = |c: char| c.is_ascii_lowercase() || matches!(c, '-' | '.');
+        let what = match first {
+            Some(first) if first.len() <= 20 && first.chars().all(is_word) => {
+                format!(", not `{first}`")
+            }
+            _ => String::new(),
+        };
         Error::usage_hint(
-            format!(
-                "`gptpipe cache` takes stats, prune or clear, not `{}`",
-                first.to_string_lossy()
-            ),
-            "as a prompt, `cache` goes after `--`, as in `gptpipe -- cache FILE`",
+            format!("`gptpipe {command}` takes {words}{what}"),
+            format!("as a prompt, `{command}` goes after `--`, as in `gptpipe -- {command} FILE`"),
         )
     })
+}
+
+/// Reads what stands after `gptpipe login`.
+#[cfg(feature = "oauth")]
+fn login(cli: Box<Cli>, operands: &[OsString]) -> Result<Typed, Error> {
+    if operands.is_empty() {
+        return Ok(Typed::Login { cli });
+    }
+    Err(Error::usage_hint(
+        "`gptpipe login` takes no operand",
+        "the profile is named with -P; as a prompt, `login` goes after `--`",
+    ))
 }
 
 /// The arguments, options apart from operands.
@@ -433,9 +516,34 @@ mod tests {
             Some(CacheAction::Clear)
         );
         assert_eq!(action(&["cache", "prune"]), Some(CacheAction::Prune));
+        #[cfg(feature = "oauth")]
+        {
+            let parse = |args: &[&str]| parse(args.iter().map(OsString::from).collect());
+            let revokes = |args: &[&str]| match parse(args) {
+                Ok(Typed::Login { cli }) => Some(cli.revoke),
+                _ => None,
+            };
+            assert_eq!(revokes(&["login", "-P", "corp"]), Some(false));
+            assert_eq!(revokes(&["--revoke", "login"]), Some(true));
+            assert!(parse(&["login", "corp"]).is_err());
+        }
         assert_eq!(action(&["--", "cache"]), None);
         assert_eq!(action(&["summarize", "cache"]), None);
         assert_eq!(action(&["cache", "stats", "stats"]), None);
+        let action = |args: &[&str]| match parse(args.iter().map(OsString::from).collect()) {
+            Ok(Typed::Key { action, .. }) => Some(action),
+            _ => None,
+        };
+        assert_eq!(action(&["key"]), Some(KeyAction::Show));
+        assert_eq!(
+            action(&["key", "-P", "x", "remove"]),
+            Some(KeyAction::Remove)
+        );
+        assert_eq!(action(&["key", "sk-canary"]), None);
+        let typed = parse(vec!["setup".into(), "-Pmistral".into()]).unwrap();
+        assert!(matches!(typed, Typed::Setup { cli } if cli.profile.as_deref() == Some("mistral")));
+        let error = parse(vec!["setup".into(), "sk-canary".into()]).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("canary"));
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub const GROUPS: [(&str, &[&str]); 6] = [
             "--api",
             "--param",
             "--max-output-tokens",
+            "--no-check",
+            "--revoke",
             "--demo",
         ],
     ),
@@ -100,6 +102,9 @@ pub fn help() -> String {
         "gptpipe: put a language model into a pipeline\n\
          \n\
          Usage: gptpipe [OPTIONS] PROMPT [FILE...]\n\
+         \x20      gptpipe setup [-P NAME] [--no-check]\n\
+         \x20      gptpipe key [show | list | rotate | remove] [-P NAME]\n\
+         \x20      gptpipe login [-P NAME] [--revoke]\n\
          \x20      gptpipe cache [stats | prune | clear]\n\
          \n\
          Reads FILEs or standard input (`-`), cuts the text into chunks at sentence ends,\n\
@@ -122,8 +127,9 @@ pub fn help() -> String {
         }
     }
     text.push_str(
-        "\nThe key comes from GPTPIPE_API_KEY or from the provider's own variable, such as\n\
-         OPENAI_API_KEY. Exit statuses:\n",
+        "\nThe key comes from GPTPIPE_API_KEY, the provider's own variable, such as\n\
+         OPENAI_API_KEY, the profile's key-command, or the system's keyring, where\n\
+         `gptpipe setup` puts it. Exit statuses:\n",
     );
     for (status, meaning) in EXIT_STATUSES {
         let _ = writeln!(text, "  {status:<10}{meaning}");

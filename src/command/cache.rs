@@ -1,9 +1,8 @@
 //! `gptpipe cache`: what is remembered, in lines for people and scripts.
 
-use std::fmt::Write as _;
 use std::path::Path;
-use std::time::SystemTime;
 
+use crate::command::table::{lines, time};
 use crate::error::Error;
 use crate::store::upkeep::{self, Cleared, Pruned, Stats};
 
@@ -60,30 +59,6 @@ pub fn clear(path: &Path) -> Result<String, Error> {
         ("damaged-files", damaged.to_string()),
         ("bytes", bytes.to_string()),
     ]))
-}
-
-/// Names and values in two columns.
-fn lines(pairs: &[(&str, String)]) -> String {
-    let width = pairs.iter().map(|(name, _)| name.len()).max();
-    let width = width.unwrap_or_default() + 2;
-    let mut text = String::new();
-    for (name, value) in pairs {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{name:width$}{value}");
-    }
-    text
-}
-
-fn time(time: Option<SystemTime>) -> String {
-    let mut text = String::new();
-    match time {
-        None => "none".to_owned(),
-        // A year of five digits, from a clock gone mad, cannot be written.
-        Some(time) => match write!(text, "{}", humantime::format_rfc3339_seconds(time)) {
-            Ok(()) => text,
-            Err(_) => "unknown".to_owned(),
-        },
-    }
 }
 
 #[cfg(test)]

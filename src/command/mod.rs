@@ -4,3 +4,8 @@
 //! words of the command line meant it.
 
 pub mod cache;
+pub mod key;
+#[cfg(feature = "oauth")]
+pub mod login;
+pub mod setup;
+mod table;

@@ -19,6 +19,8 @@ use crate::cli::args::{
     parse_api, parse_by, parse_duration, parse_jobs, parse_join, parse_on_error, parse_progress,
     parse_size,
 };
+#[cfg(feature = "oauth")]
+use crate::config::oauth::OauthTable;
 use crate::error::{Error, reason};
 use crate::input::chunk::By;
 use crate::input::token::Encoding;
@@ -27,6 +29,20 @@ use crate::limit::rate::{Rate, parse_rate};
 use crate::output::format::Join;
 use crate::pipeline::reorder::OnError;
 use crate::report::progress::ProgressMode;
+use crate::secret::redact::{Words, looks_secret, redact};
+
+/// How a message calls what must not be in the file.
+const SECRET: &str = "a key in the clear";
+
+/// The headers whose value is a key.
+const SECRET_HEADERS: [&str; 6] = [
+    "authorization",
+    "proxy-authorization",
+    "api-key",
+    "x-api-key",
+    "x-goog-api-key",
+    "cookie",
+];
 
 /// The file's contents.
 #[derive(Debug, Default, Deserialize)]
@@ -76,9 +92,21 @@ pub struct File {
     /// Whether to show progress.
     #[serde(default, deserialize_with = "progress")]
     pub progress: Option<ProgressMode>,
+    /// What there is to say about keys.
+    #[serde(default)]
+    pub key: KeyTable,
     /// The user's profiles, and changes to built-in ones.
     #[serde(default)]
     pub profiles: BTreeMap<String, ProfileTable>,
+}
+
+/// What there is to say about keys.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct KeyTable {
+    /// How old a key may become until the user is reminded to replace it.
+    #[serde(default, deserialize_with = "duration", alias = "max_age")]
+    pub max_age: Option<Duration>,
 }
 
 /// What is remembered, and where.
@@ -109,7 +137,12 @@ pub struct ProfileTable {
     /// The model.
     pub model: Option<String>,
     /// The environment variable that has the key.
+    #[serde(default, deserialize_with = "variable")]
     pub key_env: Option<String>,
+    /// The command that writes the key.
+    pub key_command: Option<String>,
+    /// Whether the key may travel unencrypted to another machine.
+    pub allow_http: Option<bool>,
     /// The header that carries the key.
     #[serde(default, deserialize_with = "auth")]
     pub auth: Option<Auth>,
@@ -129,11 +162,18 @@ pub struct ProfileTable {
     /// The header that names a request over all its attempts, where the server takes one.
     pub idempotency_header: Option<String>,
     /// Further headers.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "headers")]
     pub headers: BTreeMap<String, String>,
     /// Further fields of the request.
     #[serde(default, deserialize_with = "params")]
     pub params: Vec<Param>,
+    /// Tokens in place of a key.
+    #[cfg(feature = "oauth")]
+    pub oauth: Option<OauthTable>,
+    /// Tokens in place of a key, which this program was built without.
+    #[cfg(not(feature = "oauth"))]
+    #[serde(default, deserialize_with = "not_built")]
+    pub oauth: (),
 }
 
 /// Reads the file; a missing one is an empty one.
@@ -168,11 +208,12 @@ fn parse(text: &str, name: &str) -> Result<File, Error> {
             format!(" `{key}`:")
         };
         let message = format!("{name}:{line_number}:{subject} {what}");
-        if ["api-key", "api_key", "key", "token", "password"].contains(&key) {
+        let is_secret = ["api-key", "api_key", "apikey", "key", "token", "secret", "password"].contains(&key);
+        if is_secret || what.contains(SECRET) {
             return Error::usage_hint(
                 message,
-                "keys do not belong into a file; put it into GPTPIPE_API_KEY or into the \
-                 variable that `key-env` names",
+                "keys do not belong into a file; `gptpipe setup` moves it into the keyring, `key-command` \
+                 gets it from a password manager, and `key-env` names a variable that has it",
             );
         }
         let known = what.split('`').skip(3).step_by(2);
@@ -253,6 +294,34 @@ fn auth<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Auth>, D::E
     })
 }
 
+/// The name of a variable, and not the key itself.
+fn variable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    let is_name = !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if !is_name || name.is_empty() || looks_secret(&name, Words::Own) {
+        return Err(de::Error::custom(format!(
+            "takes the name of a variable, and this may be {SECRET}"
+        )));
+    }
+    Ok(Some(name))
+}
+
+/// Headers without a key in them.
+fn headers<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
+    let headers = BTreeMap::<String, String>::deserialize(deserializer)?;
+    for (name, value) in &headers {
+        let is_secret = SECRET_HEADERS.contains(&name.to_ascii_lowercase().as_str())
+            || redact(value, Words::Own) != *value;
+        if is_secret {
+            return Err(de::Error::custom(format!("the header {name} has {SECRET}")));
+        }
+    }
+    Ok(headers)
+}
+
 fn tokenizer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Encoding>, D::Error> {
     word(deserializer, |text| match text {
         "o200k" => Ok(Encoding::O200k),
@@ -276,6 +345,13 @@ fn schema<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SchemaMod
         "prompt" => Ok(SchemaMode::Prompt),
         _ => Err("takes `native`, `object` or `prompt`".to_owned()),
     })
+}
+
+#[cfg(not(feature = "oauth"))]
+fn not_built<'de, D: Deserializer<'de>>(_: D) -> Result<(), D::Error> {
+    Err(de::Error::custom(
+        "this program was built without the feature `oauth`",
+    ))
 }
 
 fn params<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Param>, D::Error> {
@@ -332,6 +408,16 @@ mod tests {
             (
                 "[profiles.a]\napi-key = 'canary'\n",
                 "c.toml:2: `api-key`: unknown field",
+                "keys do not belong",
+            ),
+            (
+                "[profiles.a]\nkey-env = 'sk-canary'\n",
+                "c.toml:2: `key-env`: takes the name of a variable, and this may be a key in the clear",
+                "keys do not belong",
+            ),
+            (
+                "[profiles.a]\nheaders = { Authorization = 'Bearer canary' }\n",
+                "c.toml:2: `headers`: the header Authorization has a key in the clear",
                 "keys do not belong",
             ),
             ("jobs = = 4\n", "c.toml:1: `jobs`: ", ""),

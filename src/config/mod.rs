@@ -2,6 +2,9 @@
 //! configuration file over built-in profiles over defaults, frozen.
 
 pub mod file;
+#[cfg(feature = "oauth")]
+pub mod oauth;
 pub mod paths;
 pub mod profile;
+pub mod provider;
 pub mod settings;

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use crate::api::address::origin;
 use crate::api::client::Auth;
 use crate::api::event::{Api, End};
 use crate::api::request::{Param, SchemaMode};
 use crate::config::file::ProfileTable;
+#[cfg(feature = "oauth")]
+use crate::config::oauth::{OauthTable, SecretPlace};
 use crate::error::Error;
 use crate::input::token::Encoding;
 
@@ -180,6 +183,7 @@ const BUILT_IN: [BuiltIn; 15] = [
 
 /// A provider, as a run uses it.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Profile {
     /// Its name.
     pub name: String,
@@ -191,6 +195,12 @@ pub struct Profile {
     pub model: Option<String>,
     /// The environment variable that has the key.
     pub key_env: Option<String>,
+    /// The command that writes the key.
+    pub key_command: Option<String>,
+    /// Whether the key may travel unencrypted to another machine.
+    pub allows_http: bool,
+    /// Whether requests go to another host than the profile's own, to which its key is not sent.
+    pub is_foreign: bool,
     /// The header that carries the key.
     pub auth: Auth,
     /// Whether the provider's own address refuses everyone without a key.
@@ -214,6 +224,9 @@ pub struct Profile {
     pub headers: Vec<(String, String)>,
     /// Further fields of the request.
     pub params: Vec<Param>,
+    /// Tokens in place of a key.
+    #[cfg(feature = "oauth")]
+    pub oauth: Option<OauthTable>,
 }
 
 /// Finds a profile: what is built in under that name, and over it what the
@@ -239,6 +252,9 @@ pub fn find(
         api: Api::Chat,
         model: line.model.map(str::to_owned),
         key_env: line.key_env.map(str::to_owned),
+        key_command: None,
+        allows_http: false,
+        is_foreign: false,
         auth: line.auth,
         needs_key: line.needs_key,
         encoding: None,
@@ -250,6 +266,8 @@ pub fn find(
         idempotency_header: None,
         headers: Vec::new(),
         params: Vec::new(),
+        #[cfg(feature = "oauth")]
+        oauth: None,
     };
     let is_from_environment = match line.address {
         Address::Fixed(_) => false,
@@ -268,7 +286,9 @@ pub fn find(
         }
         profile.api = table.api.unwrap_or(profile.api);
         profile.model = table.model.clone().or(profile.model);
-        profile.needs_key |= table.key_env.is_some();
+        profile.needs_key |= table.key_env.is_some() || table.key_command.is_some();
+        profile.key_command.clone_from(&table.key_command);
+        profile.allows_http = table.allow_http.unwrap_or(false);
         profile.key_env = table.key_env.clone().or(profile.key_env);
         profile.auth = table.auth.unwrap_or(profile.auth);
         profile.encoding = table.tokenizer;
@@ -281,11 +301,22 @@ pub fn find(
             .clone_from(&table.idempotency_header);
         profile.headers = table.headers.clone().into_iter().collect();
         profile.params.clone_from(&table.params);
+        #[cfg(feature = "oauth")]
+        profile.oauth.clone_from(&table.oauth);
     }
     Ok(profile)
 }
 
 impl Profile {
+    /// Sends requests to another address than the profile's own.
+    pub fn redirect(&mut self, base_url: String) {
+        // Whether another server wants a key is for it to say.
+        self.needs_key &= self.base_url.as_ref() == Some(&base_url);
+        let own = self.base_url.as_deref().map(origin);
+        self.is_foreign = own.is_some_and(|own| own != origin(&base_url));
+        self.base_url = Some(base_url);
+    }
+
     /// The vocabulary to count a model's tokens by, and whether it is the
     /// model's own (`OpenAI`'s tiktoken, `model.py`).
     #[must_use]
@@ -315,6 +346,22 @@ impl Profile {
             (self.nearest, false)
         }
     }
+}
+
+/// The environment variables that have a key in them, whatever the profile.
+#[must_use]
+pub fn key_variables(tables: &BTreeMap<String, ProfileTable>) -> Vec<String> {
+    let own = tables.values().filter_map(|table| table.key_env.clone());
+    let built_in = BUILT_IN.iter().filter_map(|line| line.key_env);
+    #[cfg(feature = "oauth")]
+    let own = own.chain(tables.values().filter_map(|table| {
+        let oauth = table.oauth.as_ref()?;
+        match &oauth.client_secret {
+            SecretPlace::Variable(name) => Some(name.clone()),
+            SecretPlace::Command(_) | SecretPlace::Keyring => None,
+        }
+    }));
+    own.chain(built_in.map(str::to_owned)).collect()
 }
 
 /// The names of all profiles, the user's own among them.

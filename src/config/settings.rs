@@ -11,7 +11,8 @@ use crate::api::event::Api;
 use crate::api::request::Param;
 use crate::cli::args::Cli;
 use crate::config::file::File;
-use crate::config::profile::{self, Environment, Profile};
+use crate::config::profile::Environment;
+use crate::config::provider::{self, Provider};
 use crate::error::Error;
 use crate::input::chunk::By;
 use crate::limit::concurrency::Jobs;
@@ -19,7 +20,6 @@ use crate::limit::pacer::Limits;
 use crate::output::format::{Format, Join};
 use crate::pipeline::reorder::OnError;
 use crate::report::progress::ProgressMode;
-use crate::secret::secret::Secret;
 
 /// Upper bound of a chunk, in tokens, where nobody says otherwise.
 const CHUNK_TOKENS: usize = 2000;
@@ -60,14 +60,12 @@ pub struct CacheConfig {
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct Config {
-    /// The provider.
-    pub profile: Profile,
+    /// The provider, and where its key may be.
+    pub provider: Provider,
     /// The kind of API.
     pub api: Api,
     /// The model; empty where the server has only one.
     pub model: String,
-    /// The key, if there is one.
-    pub key: Option<Secret>,
     /// What replaces the framing of the system message.
     pub system: Option<String>,
     /// Further fields of the request.
@@ -149,33 +147,23 @@ pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Con
         ));
     }
     let cache = cache(&cli, &file);
-    let name = cli
-        .profile
-        .or_else(|| environment("GPTPIPE_PROFILE"))
-        .or(file.profile)
-        .unwrap_or_else(|| profile::DEFAULT.to_owned());
-    let mut profile = profile::find(&name, &file.profiles, environment)?;
-    if let Some(base_url) = cli.base_url.or_else(|| environment("GPTPIPE_BASE_URL")) {
-        // Whether another server wants a key is for it to say.
-        profile.needs_key &= profile.base_url.as_ref() == Some(&base_url);
-        profile.base_url = Some(base_url);
-    }
+    let mut provider = provider::resolve(cli.profile, cli.base_url, environment, &file)?;
     let model = cli
         .model
         .or_else(|| environment("GPTPIPE_MODEL"))
         .or(file.model)
-        .or_else(|| profile.model.clone());
+        .or_else(|| provider.profile.model.clone());
     let Some(model) = model.filter(|model| !model.is_empty()) else {
         return Err(Error::usage_hint(
-            format!("no model is named, and the profile `{name}` has no usual one"),
+            format!(
+                "no model is named, and the profile `{}` has no usual one",
+                provider.profile.name
+            ),
             "name one with `-m`, GPTPIPE_MODEL or `model` in the configuration file",
         ));
     };
-    let key = environment("GPTPIPE_API_KEY")
-        .or_else(|| profile.key_env.as_deref().and_then(environment))
-        .and_then(Secret::new);
     // A field of the command line replaces the profile's of the same name.
-    let mut params = std::mem::take(&mut profile.params);
+    let mut params = std::mem::take(&mut provider.profile.params);
     params.extend(cli.param);
     if cli
         .reduce
@@ -194,10 +182,9 @@ pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Con
         _ => None,
     };
     Ok(Config {
-        api: cli.api.unwrap_or(profile.api),
-        profile,
+        api: cli.api.unwrap_or(provider.profile.api),
+        provider,
         model,
-        key,
         system: cli.system.or(file.system),
         params,
         max_output_tokens: cli.max_output_tokens.or(file.max_output_tokens),

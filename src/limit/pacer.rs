@@ -81,18 +81,23 @@ pub struct Pacer {
 }
 
 impl Pacer {
-    /// Gets ready; `path` is the file that processes share, and `name` says whose limits are meant.
+    /// Gets ready; `path` is the file that processes share.
     #[must_use]
-    pub fn new(path: Option<PathBuf>, name: [u8; 32], limits: Limits) -> Self {
+    pub fn new(path: Option<PathBuf>, limits: Limits) -> Self {
         Self {
             opening: Opening {
                 path,
-                name,
+                name: Arc::default(),
                 limits,
                 trouble: Arc::default(),
             },
             sender: OnceLock::new(),
         }
+    }
+
+    /// Says whose limits are meant; what is said first holds. It has to be said before anything else.
+    pub fn name_it(&self, name: [u8; 32]) {
+        let _ = self.opening.name.set(name);
     }
 
     /// Waits for the slot of a request with so many tokens. `number` is its chunk's: what blocks
@@ -149,7 +154,7 @@ fn lock(trouble: &Mutex<Option<String>>) -> MutexGuard<'_, Option<String>> {
 #[derive(Clone, Debug)]
 struct Opening {
     path: Option<PathBuf>,
-    name: [u8; 32],
+    name: Arc<OnceLock<[u8; 32]>>,
     limits: Limits,
     trouble: Arc<Mutex<Option<String>>>,
 }
@@ -189,8 +194,9 @@ impl Opening {
     }
 
     fn open(self) -> Option<Pace> {
+        let name = self.name.get().copied().unwrap_or_default();
         let opened = match &self.path {
-            Some(path) => Slots::open(path, &self.name),
+            Some(path) => Slots::open(path, &name),
             None => Err("there is no home folder for what processes share".to_owned()),
         };
         let (slots, words) = match opened {
@@ -198,7 +204,7 @@ impl Opening {
             // Nobody asked for anything that would be missing.
             Err(_) if !self.limits.are_any() => (None, None),
             Err(words) => (
-                Slots::alone(&self.name).ok(),
+                Slots::alone(&name).ok(),
                 Some(format!("{words}; the limit holds for this process alone")),
             ),
         };

@@ -254,6 +254,11 @@ impl Asking<'_> {
         let name = format!("gptpipe-{:032x}", fastrand::u128(..));
         let mut retry = Retry::new(self.asker.options.max_retries);
         let mut is_fresh = false;
+        // Only now is a key needed, and only with it is it known whose limits hold.
+        self.asker
+            .pacer
+            .name_it(self.asker.client.identity().await?);
+        self.tell_trouble();
         loop {
             if !self.ready(tokens).await {
                 return Err(Failure::new(Kind::Busy, "the run ended before it was sent"));

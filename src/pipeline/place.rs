@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::failure::{Failure, Verdict};
+use crate::api::failure::{Failure, Kind, Verdict};
 use crate::api::retry::PATIENCE;
 use crate::error::{Error, ExitStatus};
 
@@ -60,6 +60,13 @@ impl Place {
 
     /// The failure as the end of the run.
     pub(super) fn failed(&self, failure: &Failure, attempts: u32, took: Duration) -> Error {
+        // What is wrong then is nothing about the chunk.
+        if failure.kind == Kind::NoKey {
+            return Error::Usage {
+                message: failure.message.clone(),
+                hint: failure.hint().map(str::to_owned),
+            };
+        }
         let status = match failure.verdict() {
             Verdict::Transient => ExitStatus::Temporary,
             Verdict::Fatal => ExitStatus::Failed,

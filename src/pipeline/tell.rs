@@ -40,6 +40,9 @@ impl Asking<'_> {
         for trouble in troubles.into_iter().flatten() {
             self.asker.messages.warning(&trouble);
         }
+        for note in self.asker.client.take_notes() {
+            self.asker.messages.warning(&note);
+        }
     }
 
     pub(super) fn tell_limit(&self, limit: Option<usize>, why: &str) {

@@ -1,14 +1,16 @@
 //! Messages on standard error, one form for all: `gptpipe: error: …`, and under
 //! it `hint: …`.
 //!
-//! A message can quote a server, so control characters are made visible here,
-//! in the one place where messages are written.
+//! A message can quote a server, a file or a command, so keys are taken out and
+//! control characters are made visible here, in the one place where messages
+//! are written.
 
 use std::io::{self, Write as _};
 
 use crate::error::Error;
 use crate::output::terminal::visible;
 use crate::report::progress::Curtain;
+use crate::secret::redact::{Words, redact};
 
 /// Writes messages while a run goes on, with the progress line out of their way.
 #[derive(Clone, Debug)]
@@ -40,10 +42,10 @@ impl Messages {
     /// can be done. It is told also with `-q`, as errors are.
     pub fn summary(&self, text: &str, lines: &[String], hint: Option<&str>) {
         self.curtain.suspend(|| {
-            let mut all = format!("gptpipe: {}\n", visible(text));
+            let mut all = format!("gptpipe: {}\n", fit(text));
             for line in lines {
                 all.push_str("  ");
-                all.push_str(&visible(line));
+                all.push_str(&fit(line));
                 all.push('\n');
             }
             if let Some(hint) = hint {
@@ -54,8 +56,41 @@ impl Messages {
     }
 }
 
+/// Something is not as it should be with what a command did.
+pub fn warning(text: &str) {
+    print("warning: ", text);
+}
+
+/// The program itself is wrong.
+pub fn panic(what: &str, place: &str) {
+    write(&panic_lines(what, place));
+}
+
+fn panic_lines(what: &str, place: &str) -> String {
+    format!(
+        "gptpipe: error: the program panicked at {}: {}\nhint: this is a fault of gptpipe; please report it\n",
+        fit(place),
+        fit(what)
+    )
+}
+
+/// The text as it may be shown.
+fn fit(text: &str) -> String {
+    visible(&redact(text, Words::Own)).into_owned()
+}
+
+/// Tells what a command has done or waits for; it is told also with `-q`.
+pub fn tell(text: &str) {
+    print("", text);
+}
+
+/// Writes a line that is there to be copied, with nothing before it.
+pub fn plain(text: &str) {
+    write(&format!("{}\n", fit(text)));
+}
+
 fn hint_line(hint: &str) -> String {
-    format!("hint: {}\n", visible(hint))
+    format!("hint: {}\n", fit(hint))
 }
 
 /// Tells the error that ended the run. A reader that left is told nothing.
@@ -69,7 +104,7 @@ pub fn error(error: &Error) {
         "error: "
     };
     let message = error.to_string();
-    let mut lines = format!("gptpipe: {prefix}{}\n", visible(&message));
+    let mut lines = format!("gptpipe: {prefix}{}\n", fit(&message));
     if let Some(hint) = error.hint() {
         lines += &hint_line(&hint);
     }
@@ -79,9 +114,28 @@ pub fn error(error: &Error) {
 /// One line in one write, so that lines of several processes stay whole. Where standard error cannot
 /// be written, there is nobody to tell.
 fn print(prefix: &str, text: &str) {
-    write(&format!("gptpipe: {prefix}{}\n", visible(text)));
+    write(&format!("gptpipe: {prefix}{}\n", fit(text)));
 }
 
 fn write(lines: &str) {
     let _ = io::stderr().write_all(lines.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::secret::Secret;
+
+    #[test]
+    fn nothing_that_is_shown_has_a_key_in_it() {
+        let _in_use = Secret::new("hidden-in-use".to_owned());
+        let text = "\u{1b}[2J called with \"hidden-\nin-use\" and sk-proj-0123456789abcdefgh";
+        for shown in [fit(text), hint_line(text), panic_lines(text, "a.rs:1")] {
+            assert!(
+                !shown.contains("in-use") && !shown.contains("0123"),
+                "{shown}"
+            );
+            assert!(shown.contains("^[[2J called with"), "{shown}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::api::address::is_exposed;
 use crate::api::identity::Identity;
 use crate::api::request::{FRAMING, Template};
 use crate::cli::args::Cli;
@@ -28,6 +29,7 @@ use crate::report::message::Messages;
 use crate::report::progress::{Progress, Screen};
 use crate::run::parts::{Pieces, asker, merger, open_cache, pieces, single, whom};
 use crate::run::plan::Plan;
+use crate::run::runtime;
 use crate::run::task::{Task, task};
 
 /// Time that output which is ready gets when the run is interrupted.
@@ -36,10 +38,20 @@ const LAST_WRITE: Duration = Duration::from_millis(500);
 /// Runs the filter to its end.
 pub(super) fn filter(cli: Cli, operands: Vec<OsString>) -> Result<ExitStatus, Error> {
     let is_demo = cli.demo;
+    for (is_given, option, command) in [
+        (cli.no_check, "--no-check", "setup"),
+        (cli.revoke, "--revoke", "login"),
+    ] {
+        if is_given {
+            return Err(Error::usage_hint(
+                format!("`{option}` is for `gptpipe {command}` alone"),
+                "leave it out",
+            ));
+        }
+    }
     let (is_null_input, prompt_file) = (cli.null_input, cli.prompt_file.clone());
     let schema = cli.schema.clone();
     let file = config_file()?;
-    let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let config = settings::resolve(cli, &environment, file)?;
     let task = task(
         prompt_file.as_deref(),
@@ -52,17 +64,22 @@ pub(super) fn filter(cli: Cli, operands: Vec<OsString>) -> Result<ExitStatus, Er
             && environment("TERM").is_none_or(|term| term != "dumb"),
         is_stdout_terminal: io::stdout().is_terminal(),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| Error::System {
-            what: "start the runtime",
-            source,
-        })?;
+    let runtime = runtime()?;
+    #[cfg(feature = "oauth")]
+    let session = config.provider.session.clone();
     let result = runtime.block_on(ask(config, task, is_demo, screen));
+    #[cfg(feature = "oauth")]
+    if let Some(session) = session {
+        runtime.block_on(session.finish());
+    }
     // A name look-up or the like may still be under way on a thread of its own; nobody waits for it.
     runtime.shutdown_background();
     result
+}
+
+/// A variable of the environment that is set to something.
+pub(super) fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// What the user's configuration file says.
@@ -259,8 +276,15 @@ fn tell_whom(
     demo: Option<&DemoServer>,
     messages: &Messages,
 ) -> Encoding {
-    let (encoding, is_own) = config.profile.encoding(&config.model);
+    let (encoding, is_own) = config.provider.profile.encoding(&config.model);
     if demo.is_none() {
+        let profile = &config.provider.profile;
+        let url = profile.base_url.as_deref().unwrap_or_default();
+        if profile.allows_http && is_exposed(url) {
+            messages.warning(&format!(
+                "allow-http: whatever is sent to {host}, a key too, can be read on the way"
+            ));
+        }
         let nearest = if is_own {
             ""
         } else {
@@ -268,8 +292,14 @@ fn tell_whom(
         };
         messages.note(&format!(
             "asking {} at {host}, profile {}; tokens counted by {encoding:?}{nearest}",
-            config.model, config.profile.name
+            config.model, config.provider.profile.name
         ));
+        if config.provider.is_withheld {
+            messages.note(&format!(
+                "the key of the profile {} is not sent to {host}, another host than its own",
+                profile.name
+            ));
+        }
     }
     encoding
 }

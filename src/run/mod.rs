@@ -2,12 +2,17 @@
 //! nowhere else.
 
 mod filter;
+mod keys;
+#[cfg(feature = "oauth")]
+mod login;
 mod parts;
 mod plan;
 mod task;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
+
+use tokio::runtime::Runtime;
 
 use crate::cli::args::Cli;
 use crate::cli::argv::{self, CacheAction, Typed};
@@ -21,6 +26,7 @@ use crate::report::message;
 /// every message has been written by then.
 #[must_use]
 pub fn run(args: Vec<OsString>) -> ExitStatus {
+    harden();
     match argv::parse(args).and_then(dispatch) {
         Ok(status) => status,
         Err(error) => {
@@ -30,12 +36,42 @@ pub fn run(args: Vec<OsString>) -> ExitStatus {
     }
 }
 
+/// Keeps keys out of what a crash leaves behind. No memory goes into a core file, and no other process of the same user
+/// can look into it (prctl(2), `PR_SET_DUMPABLE`); what a panic says is told without keys.
+fn harden() {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        let what = panic.payload_as_str().unwrap_or_default();
+        message::panic(what, &place.unwrap_or_default());
+    }));
+}
+
+/// One thread for everything that waits.
+fn runtime() -> Result<Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::System {
+            what: "start the runtime",
+            source,
+        })
+}
+
 fn dispatch(typed: Typed) -> Result<ExitStatus, Error> {
     match typed {
         Typed::Help => print(&manual::help()),
         Typed::Version => print(concat!("gptpipe ", env!("CARGO_PKG_VERSION"), "\n")),
         Typed::Run { cli, operands } => filter::filter(*cli, operands),
         Typed::Cache { cli, action } => cache(&cli, action),
+        Typed::Setup { cli } => keys::setup(&cli),
+        Typed::Key { cli, action } => keys::key(&cli, action),
+        #[cfg(feature = "oauth")]
+        Typed::Login { cli } => login::login(&cli),
     }
 }
 

@@ -12,6 +12,7 @@ use crate::api::event::Api;
 use crate::api::identity::Identity;
 use crate::api::request::{BOUNDS, MERGING, RESERVED, RequestOptions, SchemaRequest, Template};
 use crate::config::paths;
+use crate::config::profile::Profile;
 use crate::config::settings::Config;
 use crate::demo::DemoServer;
 use crate::error::Error;
@@ -26,6 +27,7 @@ use crate::pipeline::reorder::{Found, OnError};
 use crate::report::message::Messages;
 use crate::run::task::Task;
 use crate::secret::secret::Secret;
+use crate::secret::source::Keys;
 use crate::store::cache::{Cache, CacheOptions, Place};
 
 /// Tokens of chunks that are cut ahead of the requests: enough that two threads do not have to
@@ -41,7 +43,7 @@ pub(super) fn whom(
     task: &Task,
     demo: Option<&DemoServer>,
 ) -> Result<(Client, RequestOptions), Error> {
-    let profile = &config.profile;
+    let profile = &config.provider.profile;
     if let Some(param) = config
         .params
         .iter()
@@ -52,33 +54,28 @@ pub(super) fn whom(
             param.name
         )));
     }
-    let (base_url, key) = match demo {
-        Some(demo) => (
-            demo.base_url().to_owned(),
-            Secret::new(demo.key().to_owned()),
-        ),
-        None => (base_url(config)?, config.key.clone()),
+    let (base_url, keys) = match demo {
+        Some(demo) => {
+            let key = Secret::new(demo.key().to_owned());
+            (demo.base_url().to_owned(), Arc::new(Keys::fixed(key)))
+        }
+        None => (base_url(profile)?, config.provider.keys()),
     };
-    if key.is_none()
-        && profile.needs_key
+    // Whether the keyring has one is found out at the first request, and whether there is a keyring now.
+    if profile.needs_key
         && demo.is_none()
         && !config.cache.is_only
         && !config.is_dry_run
+        && !keys.may_be_found()
     {
-        let variable = profile.key_env.as_deref().unwrap_or("GPTPIPE_API_KEY");
-        return Err(Error::usage_hint(
-            format!("there is no key for the profile `{}`", profile.name),
-            format!(
-                "put it into {variable} or GPTPIPE_API_KEY; to try gptpipe without one, use --demo, \
-                 or a server of your own with --base-url or `-P ollama`"
-            ),
-        ));
+        return Err(keys.missing());
     }
     let client = Client::new(ClientOptions {
         base_url,
         api: config.api,
         end: profile.end,
-        key,
+        keys,
+        allows_http: profile.allows_http,
         auth: if demo.is_some() {
             Auth::Bearer
         } else {
@@ -123,7 +120,7 @@ pub(super) fn asker(
     schema: Option<Arc<Schema>>,
     messages: &Messages,
 ) -> Asker {
-    let pacer = Pacer::new(paths::state_file(), client.identity(), config.limits);
+    let pacer = Pacer::new(paths::state_file(), config.limits);
     let options = AskOptions {
         max_retries: config.retries,
         // Half of a JSON value is none.
@@ -183,15 +180,16 @@ pub(super) fn single(name: &str, text: String, recall: &Recall) -> Pieces {
     receiver
 }
 
-fn base_url(config: &Config) -> Result<String, Error> {
-    config.profile.base_url.clone().ok_or_else(|| {
-        let hint = if config.profile.name == "azure" {
+/// The profile's address.
+pub(super) fn base_url(profile: &Profile) -> Result<String, Error> {
+    profile.base_url.clone().ok_or_else(|| {
+        let hint = if profile.name == "azure" {
             "put it into AZURE_OPENAI_ENDPOINT, as in https://RESOURCE.openai.azure.com"
         } else {
             "name it with `--base-url`, GPTPIPE_BASE_URL or `base-url` in the configuration file"
         };
         Error::usage_hint(
-            format!("the profile `{}` has no address", config.profile.name),
+            format!("the profile `{}` has no address", profile.name),
             hint,
         )
     })

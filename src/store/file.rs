@@ -83,6 +83,10 @@ pub(super) fn prepare_folder(kind: &Kind, path: &Path, is_named: bool) -> Result
             "`{shown}`, where the {noun} should be, is no folder"
         ));
     }
+    // What is named is meant, also in a folder such as `/tmp`, where nobody can take another user's file away.
+    if is_named && is_sticky(&metadata) {
+        return Ok(());
+    }
     match objection(&metadata, true) {
         Some(objection) => Err(format!("the folder `{shown}` of the {noun} {objection}")),
         None => Ok(()),
@@ -114,6 +118,18 @@ pub(super) fn find(kind: &Kind, path: &Path) -> Result<Found, String> {
     }
     if let Some(objection) = objection(&metadata, false) {
         return Err(format!("the {noun} `{shown}` {objection}"));
+    }
+    // What the log of a file says is taken for a part of the file.
+    for suffix in ["-wal", "-shm", "-journal"] {
+        let companion = beside(path, suffix);
+        if let Ok(metadata) = fs::symlink_metadata(&companion)
+            && let Some(objection) = objection(&metadata, false)
+        {
+            let shown = companion.display();
+            return Err(format!(
+                "the file `{shown}`, a part of the {noun}, {objection}"
+            ));
+        }
     }
     Ok(if metadata.len() == 0 {
         Found::Empty
@@ -180,6 +196,20 @@ fn identity(_: &Metadata) -> Identity {
         device: 0,
         inode: 0,
     }
+}
+
+/// Whether it is a folder of this user's or root's in which files can be taken away by their owners alone (chmod(2),
+/// `S_ISVTX`).
+#[cfg(unix)]
+fn is_sticky(folder: &Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let me = rustix::process::geteuid().as_raw();
+    folder.mode() & 0o1000 != 0 && [0, me].contains(&folder.uid())
+}
+
+#[cfg(not(unix))]
+fn is_sticky(_: &Metadata) -> bool {
+    false
 }
 
 /// What speaks against using the file or folder: whoever else may write it could put words into

@@ -296,7 +296,7 @@ fn a_prompt_can_be_sent_alone() {
         .args(["-f", "-"])
         .input("From a pipe.\n")
         .run();
-    run.ok().stdout("Hello you.");
+    run.ok().stdout("Hello you.\n");
     assert_eq!(server.requests()[1].text, "From a pipe.");
 }
 

@@ -185,6 +185,8 @@ impl Gptpipe {
             ("XDG_CACHE_HOME", "cache"),
             ("XDG_STATE_HOME", "state"),
             ("XDG_DATA_HOME", "data"),
+            // Where the user's own bus is looked for, and with it the user's own keyring.
+            ("XDG_RUNTIME_DIR", "run"),
         ] {
             command.env(variable, self.home.path.join(folder));
         }
@@ -331,6 +333,25 @@ impl Running {
     /// As [`Running::signal`]; it may be over already.
     pub(crate) fn try_signal(&self, signal: Signal) {
         let _ = kill_process(self.pid, signal);
+    }
+
+    /// Its number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until that signal has ended it; gives all that it wrote, and whether its memory was written to a core
+    /// file.
+    #[track_caller]
+    pub(crate) fn ended(mut self, signal: Signal) -> (Vec<u8>, bool) {
+        let status = self.child.wait().unwrap();
+        drop(self.watchdog);
+        for reader in self.readers {
+            reader.join().unwrap();
+        }
+        assert_eq!(status.signal(), Some(signal.as_raw()), "{}", self.scene);
+        let output = [self.gathered.now(), self.errors.now()].concat();
+        (output, status.core_dumped())
     }
 
     /// The process that a shell runs in the foreground, once there is one.

@@ -4,22 +4,28 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod bus; // a D-Bus of the test's own, with the keyring on it
 mod harness; // runs the binary and judges how it ended; seeds and folders of a test
+mod oidc; // a real OAuth 2.0 provider on loopback
 mod proxy; // HTTP and SOCKS proxies on loopback
 mod server; // a scripted OpenAI-compatible server on loopback, with every fault a real one has
 mod tls; // certificates of an authority that lives for one test
 
 mod api; // what is sent, what is understood: bodies of both APIs, recorded answers, connections
 mod cache; // what is remembered: hits, misses, damage, processes side by side
+mod canary; // a key that is known, looked for in everything that a run leaves behind
 mod demo; // --demo: the whole path without key, network or home
 mod docs; // help and README say the same
 mod fault; // each fault of a server: status, message, and what is on stdout all the same
 mod filter; // bytes in, bytes out: encodings, files, operands
 mod key; // the key is where it belongs and nowhere else
+#[cfg(feature = "keyring")]
+mod keyring; // a real keyring on a bus of its own, and what can be wrong with one
 mod laws; // what holds for every input: nothing is lost, every chunk fits
 mod layout; // the import law of the sources
 mod limit; // rates and requests in flight, shared by processes
 mod matrix; // every fault, at every rate: nothing lost, nothing asked twice, an honest end
+mod oauth; // tokens in place of keys: logging in, renewing once, giving back
 mod order; // output order, requests in flight, memory
 mod pipes; // readers that leave, full disks, signals
 mod plan; // --dry-run: what would be sent

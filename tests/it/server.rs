@@ -30,6 +30,7 @@ pub(crate) struct Request {
     pub(crate) path: String,
     /// Names are in lower case.
     pub(crate) headers: Vec<(String, String)>,
+    /// A string where it is no JSON.
     pub(crate) body: Value,
     /// The last message of the user: the chunk.
     pub(crate) text: String,
@@ -736,7 +737,8 @@ fn read(reader: &mut BufReader<&TcpStream>) -> io::Result<Option<Request>> {
     let length = headers.iter().find(|(name, _)| name == "content-length");
     let mut body = vec![0; length.map_or(0, |(_, length)| length.parse().unwrap())];
     reader.read_exact(&mut body)?;
-    let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let text = || Value::String(String::from_utf8_lossy(&body).into_owned());
+    let body: Value = serde_json::from_slice(&body).unwrap_or_else(|_| text());
     let messages = body["messages"].as_array().or(body["input"].as_array());
     let last = messages.and_then(|messages| messages.last());
     let text = last

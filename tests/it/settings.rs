@@ -105,7 +105,8 @@ fn addresses_are_chosen_in_the_same_order() {
 fn keys_come_from_the_environment() {
     let server = Server::echo();
     let sent = |run: Gptpipe| {
-        run.ask(&server).arg("p").input("x").run().ok();
+        let run = run.env("OPENAI_BASE_URL", server.url());
+        run.arg("p").input("x").run().ok();
         server
             .requests()
             .last()
@@ -124,8 +125,17 @@ fn keys_come_from_the_environment() {
     assert_eq!(sent(gptpipe().env("OPENAI_API_KEY", "")), None);
     let other = gptpipe()
         .env("OPENAI_API_KEY", "one")
+        .ask(&server)
         .args(["-P", "groq", "-m", "m"]);
     assert_eq!(sent(other), None, "a provider's key is for that provider");
+    let elsewhere = Server::echo();
+    let foreign = gptpipe().env("OPENAI_API_KEY", "one").ask(&elsewhere);
+    foreign.arg("p").input("x").run().ok();
+    assert_eq!(
+        elsewhere.only_request().header("authorization"),
+        None,
+        "a profile's key is for that profile's host"
+    );
 }
 
 #[test]

@@ -411,10 +411,14 @@ fn a_redirect_is_not_followed() {
 fn a_key_never_travels_in_the_clear() {
     let server = Server::echo();
     let url = format!("http://0.0.0.0:{}/v1", server.port());
-    for variable in ["GPTPIPE_API_KEY", "OPENAI_API_KEY"] {
+    for (key, address) in [
+        ("GPTPIPE_API_KEY", "GPTPIPE_BASE_URL"),
+        ("OPENAI_API_KEY", "OPENAI_BASE_URL"),
+    ] {
         let run = gptpipe()
-            .env(variable, KEY)
-            .args(["p", "--base-url", &url])
+            .env(key, KEY)
+            .env(address, &url)
+            .arg("p")
             .input("text")
             .run();
         run.status(2)
@@ -431,7 +435,23 @@ fn a_key_never_travels_in_the_clear() {
         .status(2)
         .says("the key would travel unencrypted to api.test");
     assert_eq!(server.calls(), 0);
+    // Who wants it so all the same is warned.
+    let allowed = format!("[profiles.near]\nbase-url = '{url}'\nmodel = 'm'\nallow-http = true\n");
+    let run = gptpipe()
+        .config(&allowed)
+        .env("GPTPIPE_API_KEY", KEY)
+        .args(["p", "-P", "near"]);
+    run.input("text")
+        .run()
+        .status(0)
+        .one_message()
+        .says("can be read on the way");
+    assert_eq!(
+        server.only_request().header("authorization"),
+        Some(format!("Bearer {KEY}").as_str())
+    );
     gptpipe()
+        .arg("--no-cache")
         .args(["p", "--base-url", &url])
         .input("text")
         .run()

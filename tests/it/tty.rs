@@ -1,13 +1,24 @@
 //! Terminals: what is shown on them, and that not a single escape byte goes anywhere else.
 
 use std::fs::File;
+#[cfg(feature = "keyring")]
+use std::io::Write as _;
 use std::os::fd::OwnedFd;
+#[cfg(feature = "keyring")]
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+#[cfg(feature = "keyring")]
+use rustix::termios::{LocalModes, tcgetattr};
 use rustix::termios::{Winsize, tcsetwinsize};
 
+#[cfg(feature = "keyring")]
+use crate::harness::HANGS;
 use crate::harness::{Gptpipe, Reader, gptpipe};
 use crate::server::{Gate, Request, Server};
 
@@ -16,7 +27,8 @@ pub(crate) struct Terminal {
     pub(crate) screen: Reader,
     /// The program's end. It has to be gone before the screen can end.
     line: OwnedFd,
-    _user: OwnedFd,
+    #[cfg_attr(not(feature = "keyring"), expect(dead_code, reason = "it is held"))]
+    user: OwnedFd,
 }
 
 impl Terminal {
@@ -38,15 +50,36 @@ impl Terminal {
         )
         .unwrap();
         let screen = Reader::new(File::from(user.try_clone().unwrap()));
-        Self {
-            screen,
-            line,
-            _user: user,
-        }
+        Self { screen, line, user }
     }
 
     pub(crate) fn line(&self) -> OwnedFd {
         self.line.try_clone().unwrap()
+    }
+
+    /// Waits until what is typed is not shown.
+    #[cfg(feature = "keyring")]
+    pub(crate) fn wait_for_no_echo(&self) {
+        let end = Instant::now() + HANGS;
+        while tcgetattr(&self.line)
+            .unwrap()
+            .local_modes
+            .contains(LocalModes::ECHO)
+        {
+            assert!(
+                Instant::now() < end,
+                "the terminal still shows what is typed"
+            );
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// What its user types.
+    #[cfg(feature = "keyring")]
+    pub(crate) fn type_in(&self, text: &str) {
+        File::from(self.user.try_clone().unwrap())
+            .write_all(text.as_bytes())
+            .unwrap();
     }
 
     /// Everything that was shown, once the program is gone.

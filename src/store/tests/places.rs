@@ -64,6 +64,26 @@ fn what_others_can_write_is_refused() {
 }
 
 #[test]
+fn a_file_that_is_named_may_lie_where_only_owners_take_files_away() {
+    let folder = Folder::new();
+    set_mode(&folder.0, 0o1777);
+    let (cache, warning) = Cache::open(named(&folder.file())).unwrap();
+    assert!(warning.is_none());
+    store(&cache, 1, reply("one"));
+    end(cache);
+    assert_eq!(
+        refusal(options(&folder.file())),
+        "the folder `…` of the cache can be written by other users"
+    );
+    // What another user put beside it would be read as a part of it.
+    set_mode(&beside(&folder.file(), "-wal"), 0o666);
+    assert_eq!(
+        refusal(named(&folder.file())),
+        "the file `…/cache.db-wal`, a part of the cache, can be written by other users"
+    );
+}
+
+#[test]
 fn what_is_read_only_is_refused() {
     let folder = Folder::new();
     end(open(&folder.file()));

@@ -1,0 +1,122 @@
+//! `gptpipe setup` and `gptpipe key`: from what was typed to the commands.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::api::address::is_exposed;
+use crate::api::client::{Client, ClientOptions};
+use crate::cli::args::Cli;
+use crate::cli::argv::KeyAction;
+use crate::command::key;
+use crate::command::setup::{self, Done, SetupOptions};
+use crate::config::file::File;
+use crate::config::profile;
+use crate::config::provider::{self, Provider};
+use crate::error::{Error, ExitStatus};
+use crate::report::message;
+use crate::run::filter::{config_file, environment};
+use crate::run::parts::base_url;
+use crate::run::{print, runtime};
+use crate::secret::source::{Key, Origin, VARIABLE};
+
+/// How old a key may become, where the file says nothing else.
+const MAX_AGE: Duration = Duration::from_hours(90 * 24);
+
+/// Silence after which the server that checks a key is given up.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// `gptpipe setup`.
+pub(super) fn setup(cli: &Cli) -> Result<ExitStatus, Error> {
+    let file = config_file()?;
+    let is_checked = !cli.no_check;
+    let provider = provider(cli, &file)?;
+    let url = base_url(&provider.profile)?;
+    if is_exposed(&url) && !provider.profile.allows_http {
+        return Err(Error::usage_hint(
+            format!("the key would travel unencrypted to {}", provider.host()),
+            "use https://, or set `allow-http = true` in the profile",
+        ));
+    }
+    let options = SetupOptions {
+        profile: provider.profile.name.clone(),
+        host: provider.host(),
+        is_foreign: provider.profile.is_foreign,
+        client: is_checked.then(|| client(&provider, url)).transpose()?,
+        keys: provider.keys(),
+    };
+    finish(runtime()?.block_on(setup::setup(options))?, cli.quiet)
+}
+
+/// `gptpipe key`.
+pub(super) fn key(cli: &Cli, action: KeyAction) -> Result<ExitStatus, Error> {
+    if action == KeyAction::Rotate {
+        return setup(cli);
+    }
+    let file = config_file()?;
+    let max_age = file.key.max_age.unwrap_or(MAX_AGE);
+    if action == KeyAction::List {
+        let profiles = profile::names(&file.profiles);
+        let given = given(&profiles, &file)?;
+        let list = key::list(profiles, given, max_age);
+        return finish(runtime()?.block_on(list)?, cli.quiet);
+    }
+    let provider = provider(cli, &file)?;
+    let (name, host, keys) = (&provider.profile.name, provider.host(), provider.keys());
+    let done = runtime()?.block_on(async {
+        match action {
+            KeyAction::Remove => key::remove(name, &keys).await,
+            _ => key::show(name, &host, &keys, max_age).await,
+        }
+    });
+    finish(done?, cli.quiet)
+}
+
+pub(super) fn provider(cli: &Cli, file: &File) -> Result<Provider, Error> {
+    let (profile, base_url) = (cli.profile.clone(), cli.base_url.clone());
+    provider::resolve(profile, base_url, &environment, file)
+}
+
+/// The profiles whose key is there already; the key for any host stands for none of them.
+fn given(profiles: &[String], file: &File) -> Result<Vec<(String, Key)>, Error> {
+    let mut given = Vec::new();
+    let environment = |name: &str| match name {
+        VARIABLE | "GPTPIPE_BASE_URL" => None,
+        name => environment(name),
+    };
+    for name in profiles {
+        let provider = provider::resolve(Some(name.clone()), None, &environment, file)?;
+        let is_own = |key: &Key| match &key.origin {
+            Origin::Variable(variable) => Some(variable) == provider.profile.key_env.as_ref(),
+            Origin::Credential(credential) => credential.ends_with(&format!(".{name}")),
+            _ => false,
+        };
+        given.extend(provider.given.filter(is_own).map(|key| (name.clone(), key)));
+    }
+    Ok(given)
+}
+
+fn client(provider: &Provider, base_url: String) -> Result<Client, Error> {
+    let profile = &provider.profile;
+    Client::new(ClientOptions {
+        base_url,
+        api: profile.api,
+        end: profile.end,
+        keys: Arc::default(),
+        allows_http: profile.allows_http,
+        auth: profile.auth,
+        headers: profile.headers.clone(),
+        timeout: TIMEOUT,
+        jobs: 1,
+        idempotency_header: None,
+    })
+}
+
+fn finish(done: Done, is_quiet: bool) -> Result<ExitStatus, Error> {
+    let status = print(&done.text)?;
+    if !is_quiet {
+        for warning in done.warnings {
+            message::warning(&warning);
+        }
+    }
+    Ok(status)
+}
