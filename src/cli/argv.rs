@@ -10,7 +10,9 @@ use std::ffi::{OsStr, OsString};
 
 use argh::{ArgsInfo, FlagInfo, FlagInfoKind, FromArgs, Optionality};
 
-use crate::cli::args::{COMMANDS, Cli, OPPOSITES};
+use crate::cli::args::{Cli, OPPOSITES};
+use crate::cli::commands::{self, RESERVED};
+use crate::cli::completion::Shell;
 use crate::error::Error;
 
 /// What was typed, sorted.
@@ -34,6 +36,13 @@ pub enum Typed {
         /// What to do with it.
         action: CacheAction,
     },
+    /// `gptpipe completions`.
+    Completions {
+        /// The options.
+        cli: Box<Cli>,
+        /// What to print.
+        what: Completions,
+    },
 }
 
 /// What `gptpipe cache` does.
@@ -47,12 +56,16 @@ pub enum CacheAction {
     Clear,
 }
 
-/// The words of `gptpipe cache`.
-const CACHE_ACTIONS: [(&str, CacheAction); 3] = [
-    ("stats", CacheAction::Stats),
-    ("prune", CacheAction::Prune),
-    ("clear", CacheAction::Clear),
-];
+/// What `gptpipe completions` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completions {
+    /// The script for a shell.
+    Script(Shell),
+    /// The names of all profiles, which the scripts ask for.
+    Profiles,
+    /// The names of a profile's models, likewise.
+    Models,
+}
 
 /// Sorts the arguments after the program's name.
 ///
@@ -70,20 +83,11 @@ pub fn parse(args: Vec<OsString>) -> Result<Typed, Error> {
         return Ok(Typed::Version);
     }
     if let Some(first) = sorted.operands.first()
-        && let Some(word) = COMMANDS.iter().find(|word| first == OsStr::new(word))
+        && let Some(word) = RESERVED.iter().find(|word| first == OsStr::new(word))
         && sorted.may_be_command
         && cli.prompt_file.is_none()
     {
-        if *word == "cache" {
-            return Ok(Typed::Cache {
-                cli: Box::new(cli),
-                action: cache_action(&sorted.operands[1..])?,
-            });
-        }
-        return Err(Error::usage_hint(
-            format!("`{word}` is the name of a command, and this version does not have it"),
-            format!("to use it as a prompt, write `gptpipe -- {word}`"),
-        ));
+        return command(word, Box::new(cli), &sorted.operands[1..]);
     }
     Ok(Typed::Run {
         cli: Box::new(cli),
@@ -91,29 +95,37 @@ pub fn parse(args: Vec<OsString>) -> Result<Typed, Error> {
     })
 }
 
-/// Reads what stands after `gptpipe cache`.
-fn cache_action(operands: &[OsString]) -> Result<CacheAction, Error> {
-    let [first] = operands else {
-        return match operands.first() {
-            None => Ok(CacheAction::Stats),
-            Some(_) => Err(Error::usage_hint(
-                "`gptpipe cache` takes one word at most",
-                "it is stats, prune or clear; as a prompt, `cache` goes after `--`",
-            )),
-        };
-    };
-    let known = CACHE_ACTIONS
-        .iter()
-        .find(|(word, _)| first == OsStr::new(word));
-    known.map(|(_, action)| *action).ok_or_else(|| {
+/// Reads what stands after a command's name.
+fn command(name: &str, cli: Box<Cli>, operands: &[OsString]) -> Result<Typed, Error> {
+    let unknown = || {
         Error::usage_hint(
-            format!(
-                "`gptpipe cache` takes stats, prune or clear, not `{}`",
-                first.to_string_lossy()
-            ),
-            "as a prompt, `cache` goes after `--`, as in `gptpipe -- cache FILE`",
+            format!("`{name}` is the name of a command, and this version does not have it"),
+            format!("to use it as a prompt, write `gptpipe -- {name}`"),
         )
-    })
+    };
+    let command = commands::find(name).ok_or_else(unknown)?;
+    match command.name {
+        "cache" => {
+            let action = match command.word(operands)? {
+                "prune" => CacheAction::Prune,
+                "clear" => CacheAction::Clear,
+                _ => CacheAction::Stats,
+            };
+            Ok(Typed::Cache { cli, action })
+        }
+        "completions" => {
+            // The last two are for the scripts alone.
+            let what = match command.word_of(operands, &["profiles", "models"])? {
+                "zsh" => Completions::Script(Shell::Zsh),
+                "fish" => Completions::Script(Shell::Fish),
+                "profiles" => Completions::Profiles,
+                "models" => Completions::Models,
+                _ => Completions::Script(Shell::Bash),
+            };
+            Ok(Typed::Completions { cli, what })
+        }
+        _ => Err(unknown()),
+    }
 }
 
 /// The arguments, options apart from operands.
@@ -436,6 +448,17 @@ mod tests {
         assert_eq!(action(&["--", "cache"]), None);
         assert_eq!(action(&["summarize", "cache"]), None);
         assert_eq!(action(&["cache", "stats", "stats"]), None);
+    }
+
+    #[test]
+    fn every_command_of_the_table_is_there_and_no_other() {
+        for name in RESERVED {
+            let parsed = parse(vec![name.into(), "no-such-word".into()]);
+            let is_missing = parsed
+                .as_ref()
+                .is_err_and(|error| error.to_string().contains("this version does not have it"));
+            assert_eq!(!is_missing, commands::find(name).is_some(), "{name}");
+        }
     }
 
     #[test]

@@ -121,6 +121,33 @@ pub fn cache(cli: &Cli, file: &File) -> CacheConfig {
     }
 }
 
+/// The profile that a run would use, and the models that are named for it.
+///
+/// # Errors
+/// [`Error::Usage`] for an unknown profile.
+pub fn models(
+    cli: Cli,
+    environment: Environment<'_>,
+    file: File,
+) -> Result<(String, Vec<String>), Error> {
+    let name = profile_name(cli.profile, environment, file.profile);
+    let profile = profile::find(&name, &file.profiles, environment)?;
+    let named = [environment("GPTPIPE_MODEL"), file.model, profile.model];
+    Ok((name, named.into_iter().flatten().collect()))
+}
+
+/// The name of the profile to use.
+fn profile_name(
+    typed: Option<String>,
+    environment: Environment<'_>,
+    in_file: Option<String>,
+) -> String {
+    typed
+        .or_else(|| environment("GPTPIPE_PROFILE"))
+        .or(in_file)
+        .unwrap_or_else(|| profile::DEFAULT.to_owned())
+}
+
 /// Freezes the settings.
 ///
 /// # Errors
@@ -140,11 +167,7 @@ pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Con
         ));
     }
     let cache = cache(&cli, &file);
-    let name = cli
-        .profile
-        .or_else(|| environment("GPTPIPE_PROFILE"))
-        .or(file.profile)
-        .unwrap_or_else(|| profile::DEFAULT.to_owned());
+    let name = profile_name(cli.profile, environment, file.profile);
     let mut profile = profile::find(&name, &file.profiles, environment)?;
     if let Some(base_url) = cli.base_url.or_else(|| environment("GPTPIPE_BASE_URL")) {
         // Whether another server wants a key is for it to say.

@@ -37,7 +37,6 @@ pub(super) fn filter(cli: Cli, operands: Vec<OsString>) -> Result<ExitStatus, Er
     let is_demo = cli.demo;
     let (is_null_input, prompt_file) = (cli.null_input, cli.prompt_file.clone());
     let file = config_file()?;
-    let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let config = settings::resolve(cli, &environment, file)?;
     let task = task(prompt_file.as_deref(), is_null_input, operands)?;
     let screen = Screen {
@@ -56,6 +55,11 @@ pub(super) fn filter(cli: Cli, operands: Vec<OsString>) -> Result<ExitStatus, Er
     // A name look-up or the like may still be under way on a thread of its own; nobody waits for it.
     runtime.shutdown_background();
     result
+}
+
+/// A variable of the environment; an empty one is as good as none.
+pub(super) fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// What the user's configuration file says.

@@ -66,6 +66,16 @@ pub(crate) fn shell(script: &str) -> Gptpipe {
     shell.args(["-c", script]).env("GPTPIPE", BINARY)
 }
 
+/// Another program in the same surroundings, with the program under test on its `PATH`.
+pub(crate) fn tool(program: &str) -> Gptpipe {
+    let mut tool = gptpipe();
+    tool.program = program.into();
+    let mut path = OsString::from(Path::new(BINARY).parent().unwrap());
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
+    tool.env("PATH", path)
+}
+
 impl Gptpipe {
     pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.args.push(arg.as_ref().to_owned());
@@ -198,7 +208,9 @@ impl Gptpipe {
         command.stdin(stdin);
         command.stdout(self.stdout.unwrap_or_else(Stdio::piped));
         command.stderr(self.stderr.unwrap_or_else(Stdio::piped));
-        let mut child = command.spawn().unwrap();
+        let mut child = command.spawn().unwrap_or_else(|error| {
+            panic!("{} has to be installed: {error}", self.program.display())
+        });
         drop(command);
         let pid = Pid::from_child(&child);
         let mut stdin = child.stdin.take();

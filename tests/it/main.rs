@@ -11,6 +11,7 @@ mod tls; // certificates of an authority that lives for one test
 
 mod api; // what is sent, what is understood: bodies of both APIs, recorded answers, connections
 mod cache; // what is remembered: hits, misses, damage, processes side by side
+mod complete; // what the Tab key offers, in the real shells
 mod demo; // --demo: the whole path without key, network or home
 mod docs; // help and README say the same
 mod fault; // each fault of a server: status, message, and what is on stdout all the same

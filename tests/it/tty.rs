@@ -1,6 +1,7 @@
 //! Terminals: what is shown on them, and that not a single escape byte goes anywhere else.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags, open};
@@ -16,7 +17,7 @@ pub(crate) struct Terminal {
     pub(crate) screen: Reader,
     /// The program's end. It has to be gone before the screen can end.
     line: OwnedFd,
-    _user: OwnedFd,
+    user: OwnedFd,
 }
 
 impl Terminal {
@@ -38,15 +39,18 @@ impl Terminal {
         )
         .unwrap();
         let screen = Reader::new(File::from(user.try_clone().unwrap()));
-        Self {
-            screen,
-            line,
-            _user: user,
-        }
+        Self { screen, line, user }
     }
 
     pub(crate) fn line(&self) -> OwnedFd {
         self.line.try_clone().unwrap()
+    }
+
+    /// What its user types.
+    pub(crate) fn types(&self, keys: &str) {
+        File::from(self.user.try_clone().unwrap())
+            .write_all(keys.as_bytes())
+            .unwrap();
     }
 
     /// Everything that was shown, once the program is gone.
