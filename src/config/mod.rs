@@ -5,3 +5,4 @@ pub mod file;
 pub mod paths;
 pub mod profile;
 pub mod settings;
+mod wrong;

@@ -44,6 +44,10 @@ pub struct Tally {
     pub written: u64,
     /// Of these, replies that were remembered.
     pub cached: u64,
+    /// Of these, replies without a word.
+    pub empty: u64,
+    /// The chunk that the first of those belongs to.
+    pub first_empty: Option<String>,
     /// Of these, replies that were cut at the user's limit.
     pub cut: u64,
     /// Chunks that failed for good while the run went on, and why: the first of them.
@@ -251,6 +255,11 @@ impl Map<'_> {
                         "{}: the reply was cut at --max-output-tokens",
                         place.name()
                     ));
+                }
+                if reply.text.trim().is_empty() {
+                    self.tally.empty += 1;
+                    let first = &mut self.tally.first_empty;
+                    first.get_or_insert_with(|| place.name());
                 }
                 if !has_begun {
                     out.reserve(place.gap.len() + reply.text.len() + 1);

@@ -39,6 +39,14 @@ pub(super) fn filter(cli: Cli, operands: Vec<OsString>) -> Result<ExitStatus, Er
     let file = config_file()?;
     let config = settings::resolve(cli, &environment, file)?;
     let task = task(prompt_file.as_deref(), is_null_input, operands)?;
+    if is_demo && !demo::understands(&task.prompt) {
+        return Err(Error::usage_hint(
+            "--demo cannot do what the prompt asks: the demo is not a language model, and can only \
+             summarize (pick the main sentences)",
+            "try `gptpipe --demo summarize`; for anything else give gptpipe a real model, see \
+             `gptpipe --help`",
+        ));
+    }
     let screen = Screen {
         is_stderr_terminal: io::stderr().is_terminal()
             && environment("TERM").is_none_or(|term| term != "dumb"),
@@ -88,6 +96,10 @@ async fn ask(
         None
     };
     let (client, request) = whom(&config, &task, demo.as_ref())?;
+    if let Some(remark) = &task.remark {
+        messages.warning(remark);
+    }
+    let mut remark_if_empty = task.remark_if_empty.clone();
     let encoding = tell_whom(&config, &client.host(), demo.as_ref(), &messages);
     let memory = open_cache(&config, &messages);
     // The demo's address is another one each time.
@@ -159,7 +171,8 @@ async fn ask(
     if !matches!(ended, Err(Error::ReaderLeft)) {
         // After a run that broke off there is more to send than what failed in it.
         let is_rest = memory.lasts && ended.is_ok();
-        summarize(&tally, config.on_error, is_rest, &messages);
+        let remark = remark_if_empty.take_if(|_| ended.is_ok());
+        summarize(&tally, config.on_error, is_rest, remark, &messages);
     }
     if let Err(error) = ended {
         return Err(if memory.lasts && tally.written > 0 {
@@ -184,13 +197,17 @@ fn tell_whom(
 ) -> Encoding {
     let (encoding, is_own) = config.profile.encoding(&config.model);
     if demo.is_none() {
+        let vocabulary = match encoding {
+            Encoding::O200k => "o200k",
+            Encoding::Cl100k => "cl100k",
+        };
         let nearest = if is_own {
             ""
         } else {
-            ", the nearest one to its own"
+            ", as its own vocabulary is not known"
         };
         messages.note(&format!(
-            "asking {} at {host}, profile {}; tokens counted by {encoding:?}{nearest}",
+            "asking {} at {host}, profile {}; tokens counted by {vocabulary}{nearest}",
             config.model, config.profile.name
         ));
     }
@@ -233,8 +250,31 @@ async fn finish_output(
     }
 }
 
-/// Tells which chunks failed while the run went on, and whether they are all that running again sends.
-fn summarize(tally: &Tally, on_error: OnError, is_rest: bool, messages: &Messages) {
+/// Tells which chunks failed while the run went on, and whether they are all that running again
+/// sends; which replies are empty; and `remark` where there was no text at all.
+fn summarize(
+    tally: &Tally,
+    on_error: OnError,
+    is_rest: bool,
+    remark: Option<String>,
+    messages: &Messages,
+) {
+    if let Some(remark) = remark.filter(|_| tally.known.load(Ordering::Relaxed) == 0) {
+        messages.warning(&remark);
+    }
+    if let Some(first) = &tally.first_empty {
+        messages.warning(&match tally.empty {
+            1 => format!("the reply to {first} is empty"),
+            empty => format!(
+                "{empty} of {} replies are empty, the first of them to {first}",
+                tally.written
+            ),
+        });
+    }
+    messages.note(&format!(
+        "replies: {}, of these remembered: {}, tokens: {}",
+        tally.written, tally.cached, tally.tokens
+    ));
     if tally.failures == 0 {
         return;
     }

@@ -159,6 +159,20 @@ impl Gptpipe {
         &self.home
     }
 
+    /// What is typed after the program's name, as a shell takes it.
+    pub(crate) fn typed(&self) -> String {
+        let word = |arg: &OsString| {
+            let text = arg.display().to_string();
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=".contains(c);
+            if !text.is_empty() && text.chars().all(is_plain) {
+                text
+            } else {
+                format!("'{text}'")
+            }
+        };
+        self.args.iter().map(word).collect::<Vec<_>>().join(" ")
+    }
+
     /// Runs it to its end.
     #[track_caller]
     pub(crate) fn run(self) -> Outcome {

@@ -21,6 +21,7 @@ mod laws; // what holds for every input: nothing is lost, every chunk fits
 mod layout; // the import law of the sources
 mod limit; // rates and requests in flight, shared by processes
 mod matrix; // every fault, at every rate: nothing lost, nothing asked twice, an honest end
+mod mistakes; // the likeliest mistakes: everything that is said about each; a newcomer's first minute
 mod order; // output order, requests in flight, memory
 mod pipes; // readers that leave, full disks, signals
 mod resume; // ends from outside, and running again from there
