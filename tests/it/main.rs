@@ -20,6 +20,7 @@ mod key; // the key is where it belongs and nowhere else
 mod laws; // what holds for every input: nothing is lost, every chunk fits
 mod layout; // the import law of the sources
 mod limit; // rates and requests in flight, shared by processes
+mod man; // the manual pages: complete, without faults, with examples that work
 mod matrix; // every fault, at every rate: nothing lost, nothing asked twice, an honest end
 mod mistakes; // the likeliest mistakes: everything that is said about each; a newcomer's first minute
 mod order; // output order, requests in flight, memory
