@@ -70,6 +70,8 @@ pub enum Error {
         file: String,
         /// What the system said.
         source: io::Error,
+        /// Whether the prompt was to come from it.
+        is_prompt: bool,
     },
     /// The input is not UTF-8 text.
     NotText {
@@ -79,8 +81,8 @@ pub enum Error {
         offset: u64,
         /// Its line, from 1.
         line: u64,
-        /// Whether the byte is a NUL, the mark of a binary file.
-        is_nul: bool,
+        /// What it looks like instead.
+        looks: Looks,
     },
     /// A request failed, and with it the run.
     Request {
@@ -111,6 +113,17 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+}
+
+/// What input that is not UTF-8 text looks like.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Looks {
+    /// It has a NUL, the mark of a binary file.
+    Binary,
+    /// It begins with the mark of UTF-16.
+    Utf16,
+    /// Text in another encoding, or anything else.
+    Other,
 }
 
 impl Error {
@@ -168,19 +181,35 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Usage { hint, .. } | Self::Request { hint, .. } => hint.clone(),
-            Self::NotText { is_nul: true, .. } => {
-                Some("a NUL byte is the mark of a binary file; only text can be sent".to_owned())
-            }
-            Self::NotText { .. } => {
-                Some("convert it first, for example with `iconv -f latin1 -t utf-8`".to_owned())
-            }
+            Self::NotText { looks, .. } => Some(match looks {
+                Looks::Binary => {
+                    "a NUL byte is the mark of a binary file; only text can be sent".to_owned()
+                }
+                Looks::Utf16 => "it is UTF-16, as Windows writes it: convert it first, with \
+                                 `iconv -f UTF-16 -t UTF-8`"
+                    .to_owned(),
+                Looks::Other => "if it is text, convert it first, for example with \
+                                 `iconv -f latin1 -t UTF-8`"
+                    .to_owned(),
+            }),
             Self::Output(source) if source.kind() == io::ErrorKind::StorageFull => {
                 Some("make room on the disk and run again".to_owned())
             }
-            Self::NoInput { source, .. } if source.kind() == io::ErrorKind::NotFound => Some(
-                "the first operand is the prompt, the others are files; nothing was sent"
-                    .to_owned(),
-            ),
+            Self::NoInput {
+                is_prompt: false,
+                source,
+                file,
+            } => match source.kind() {
+                io::ErrorKind::NotFound => Some(
+                    "the first operand is the prompt, the others are files; nothing was sent"
+                        .to_owned(),
+                ),
+                io::ErrorKind::IsADirectory => Some(format!(
+                    "name the files in it, as in `{}/*`",
+                    file.trim_end_matches('/')
+                )),
+                _ => None,
+            },
             Self::Interrupted {
                 is_remembered: true,
                 ..
@@ -201,19 +230,18 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Usage { message, .. } | Self::Request { message, .. } => f.write_str(message),
-            Self::NoInput { file, source } => {
+            Self::NoInput { file, source, .. } => {
                 write!(f, "cannot read `{file}`: {}", reason(source))
             }
             Self::NotText {
                 file,
                 offset,
                 line,
-                is_nul,
+                looks,
             } => {
-                let what = if *is_nul {
-                    "binary data"
-                } else {
-                    "not UTF-8 text"
+                let what = match looks {
+                    Looks::Binary => "binary data",
+                    Looks::Utf16 | Looks::Other => "not UTF-8 text",
                 };
                 write!(f, "{file} is {what}: byte {offset}, line {line}")
             }

@@ -16,17 +16,23 @@ use crate::secret::secret::Secret;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What came of the check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Checked {
-    /// The server took the key and has so many models.
-    Models(usize),
+    /// The server took the key and has these models.
+    Models(Vec<String>),
     /// The server has no such list, so nothing was found out.
     Unknown,
 }
 
 #[derive(Deserialize)]
 struct List {
-    data: Vec<serde::de::IgnoredAny>,
+    data: Vec<Model>,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    #[serde(default)]
+    id: String,
 }
 
 impl Client {
@@ -62,7 +68,9 @@ impl Client {
         end?;
         // Some have a list of another form; that they answered is what counts.
         match serde_json::from_slice::<List>(&body) {
-            Ok(list) => Ok(Checked::Models(list.data.len())),
+            Ok(list) => Ok(Checked::Models(
+                list.data.into_iter().map(|model| model.id).collect(),
+            )),
             Err(_) if is_json => Ok(Checked::Unknown),
             Err(_) => Err(Failure::new(Kind::NotApi, "")),
         }

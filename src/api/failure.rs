@@ -333,6 +333,9 @@ impl Failure {
         Some(match self.kind {
             Kind::Connect => "is the server running, and is the base URL right?",
             Kind::Dns => "check the host in the base URL, and the network",
+            Kind::Tls if self.message.contains("certificate") => {
+                "if you trust it, name the certificate of its authority in SSL_CERT_FILE"
+            }
             Kind::Tls => "a server without TLS needs `http://` in its base URL",
             Kind::Proxy => "check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY",
             Kind::Url | Kind::Redirect => "check the base URL",
@@ -344,7 +347,11 @@ impl Failure {
             Kind::Auth => "check the key in GPTPIPE_API_KEY or in the provider's own variable",
             Kind::Model => "check the name given with -m",
             Kind::NotFound | Kind::NotApi => "check the base URL: most end in /v1",
-            Kind::ContextLength | Kind::TooLarge | Kind::DroppedInput => "try a smaller -c",
+            // By then it has been cut down to single words.
+            Kind::ContextLength | Kind::TooLarge => {
+                "its parts are too long as well: shorten the prompt, or give the server more room"
+            }
+            Kind::DroppedInput => "try a smaller -c",
             Kind::Length => "try a smaller -c, or a larger --max-output-tokens",
             Kind::Schema => "try another model or a simpler schema; --on-error skip goes on",
             Kind::NotCached => "run without --cache-only to ask for it",

@@ -85,7 +85,15 @@ pub fn from_transport(error: &reqwest::Error) -> Failure {
                 .map_or(host.to_owned(), |port| format!("{host}:{port}")),
         )
     });
-    let words: Vec<&str> = [host.as_deref(), texts.last().map(String::as_str)]
+    // In the form of all messages: in lower case, and without the system's number.
+    let last = texts.last().map(|text| {
+        let text = text.split(" (os error").next().unwrap_or_default();
+        match text.split_at_checked(1) {
+            Some((first, rest)) => first.to_ascii_lowercase() + rest,
+            None => text.to_owned(),
+        }
+    });
+    let words: Vec<&str> = [host.as_deref(), last.as_deref()]
         .into_iter()
         .flatten()
         .collect();

@@ -181,18 +181,6 @@ pub struct Cli {
     pub version: bool,
 }
 
-/// The words that are commands when they stand first.
-pub const COMMANDS: [&str; 8] = [
-    "setup",
-    "login",
-    "key",
-    "cache",
-    "usage",
-    "metrics",
-    "batch",
-    "completions",
-];
-
 /// Pairs of switches of which the later one wins.
 pub const OPPOSITES: [[&str; 2]; 2] = [["--live", "--whole"], ["--quiet", "--verbose"]];
 

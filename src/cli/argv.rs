@@ -10,7 +10,9 @@ use std::ffi::{OsStr, OsString};
 
 use argh::{ArgsInfo, FlagInfo, FlagInfoKind, FromArgs, Optionality};
 
-use crate::cli::args::{COMMANDS, Cli, OPPOSITES};
+use crate::cli::args::{Cli, OPPOSITES};
+use crate::cli::commands::{self, RESERVED};
+use crate::cli::completion::Shell;
 use crate::error::Error;
 
 /// What was typed, sorted.
@@ -52,6 +54,13 @@ pub enum Typed {
         /// The options.
         cli: Box<Cli>,
     },
+    /// `gptpipe completions`.
+    Completions {
+        /// The options.
+        cli: Box<Cli>,
+        /// What to print.
+        what: Completions,
+    },
 }
 
 /// What `gptpipe key` does.
@@ -67,14 +76,6 @@ pub enum KeyAction {
     Remove,
 }
 
-/// The words of `gptpipe key`.
-const KEY_ACTIONS: [(&str, KeyAction); 4] = [
-    ("show", KeyAction::Show),
-    ("list", KeyAction::List),
-    ("rotate", KeyAction::Rotate),
-    ("remove", KeyAction::Remove),
-];
-
 /// What `gptpipe cache` does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheAction {
@@ -86,12 +87,16 @@ pub enum CacheAction {
     Clear,
 }
 
-/// The words of `gptpipe cache`.
-const CACHE_ACTIONS: [(&str, CacheAction); 3] = [
-    ("stats", CacheAction::Stats),
-    ("prune", CacheAction::Prune),
-    ("clear", CacheAction::Clear),
-];
+/// What `gptpipe completions` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completions {
+    /// The script for a shell.
+    Script(Shell),
+    /// The names of all profiles, which the scripts ask for.
+    Profiles,
+    /// The names of a profile's models, likewise.
+    Models,
+}
 
 /// Sorts the arguments after the program's name.
 ///
@@ -109,39 +114,11 @@ pub fn parse(args: Vec<OsString>) -> Result<Typed, Error> {
         return Ok(Typed::Version);
     }
     if let Some(first) = sorted.operands.first()
-        && let Some(word) = COMMANDS.iter().find(|word| first == OsStr::new(word))
+        && let Some(word) = RESERVED.iter().find(|word| first == OsStr::new(word))
         && sorted.may_be_command
         && cli.prompt_file.is_none()
     {
-        let (cli, rest) = (Box::new(cli), &sorted.operands[1..]);
-        match *word {
-            "cache" => {
-                let action = action("cache", &CACHE_ACTIONS, rest)?;
-                return Ok(Typed::Cache { cli, action });
-            }
-            "key" => {
-                let action = action("key", &KEY_ACTIONS, rest)?;
-                return Ok(Typed::Key { cli, action });
-            }
-            "setup" => {
-                if rest.is_empty() {
-                    return Ok(Typed::Setup { cli });
-                }
-                // What was typed here may be a key, so it is not repeated.
-                return Err(Error::usage_hint(
-                    "`gptpipe setup` takes no operand",
-                    "it asks for the key, or reads it from a pipe; the profile is named with -P; as a prompt, \
-                     `setup` goes after `--`",
-                ));
-            }
-            #[cfg(feature = "oauth")]
-            "login" => return login(cli, rest),
-            _ => {}
-        }
-        return Err(Error::usage_hint(
-            format!("`{word}` is the name of a command, and this version does not have it"),
-            format!("to use it as a prompt, write `gptpipe -- {word}`"),
-        ));
+        return command(word, Box::new(cli), &sorted.operands[1..]);
     }
     Ok(Typed::Run {
         cli: Box::new(cli),
@@ -149,54 +126,55 @@ pub fn parse(args: Vec<OsString>) -> Result<Typed, Error> {
     })
 }
 
-/// Reads what stands after a command: one of its words, or none for the first of them.
-fn action<T: Copy>(
-    command: &str,
-    actions: &[(&str, T)],
-    operands: &[OsString],
-) -> Result<T, Error> {
-    let words: Vec<&str> = actions.iter().map(|(word, _)| *word).collect();
-    let words = match words.split_last() {
-        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
-        None => String::new(),
-    };
-    let known = match operands {
-        [] => actions.first(),
-        [first] => actions.iter().find(|(word, _)| first == OsStr::new(word)),
-        _ => {
-            return Err(Error::usage_hint(
-                format!("`gptpipe {command}` takes one word at most"),
-                format!("it is {words}; as a prompt, `{command}` goes after `--`"),
-            ));
-        }
-    };
-    known.map(|(_, action)| *action).ok_or_else(|| {
-        let first = operands.first().map(|first| first.to_string_lossy());
-        // What is no word may be a key.
-        let is_word = |c: char| c.is_ascii_lowercase() || matches!(c, '-' | '.');
-        let what = match first {
-            Some(first) if first.len() <= 20 && first.chars().all(is_word) => {
-                format!(", not `{first}`")
-            }
-            _ => String::new(),
-        };
+/// Reads what stands after a command's name.
+fn command(name: &str, cli: Box<Cli>, operands: &[OsString]) -> Result<Typed, Error> {
+    let unknown = || {
         Error::usage_hint(
-            format!("`gptpipe {command}` takes {words}{what}"),
-            format!("as a prompt, `{command}` goes after `--`, as in `gptpipe -- {command} FILE`"),
+            format!("`{name}` is the name of a command, and this version does not have it"),
+            format!("to use it as a prompt, write `gptpipe -- {name}`"),
         )
-    })
-}
-
-/// Reads what stands after `gptpipe login`.
-#[cfg(feature = "oauth")]
-fn login(cli: Box<Cli>, operands: &[OsString]) -> Result<Typed, Error> {
-    if operands.is_empty() {
-        return Ok(Typed::Login { cli });
+    };
+    let command = commands::find(name).ok_or_else(unknown)?;
+    match command.name {
+        "cache" => {
+            let action = match command.word(operands)? {
+                "prune" => CacheAction::Prune,
+                "clear" => CacheAction::Clear,
+                _ => CacheAction::Stats,
+            };
+            Ok(Typed::Cache { cli, action })
+        }
+        "key" => {
+            let action = match command.word(operands)? {
+                "list" => KeyAction::List,
+                "rotate" => KeyAction::Rotate,
+                "remove" => KeyAction::Remove,
+                _ => KeyAction::Show,
+            };
+            Ok(Typed::Key { cli, action })
+        }
+        "setup" => {
+            command.word(operands)?;
+            Ok(Typed::Setup { cli })
+        }
+        #[cfg(feature = "oauth")]
+        "login" => {
+            command.word(operands)?;
+            Ok(Typed::Login { cli })
+        }
+        "completions" => {
+            // The last two are for the scripts alone.
+            let what = match command.word_of(operands, &["profiles", "models"])? {
+                "zsh" => Completions::Script(Shell::Zsh),
+                "fish" => Completions::Script(Shell::Fish),
+                "profiles" => Completions::Profiles,
+                "models" => Completions::Models,
+                _ => Completions::Script(Shell::Bash),
+            };
+            Ok(Typed::Completions { cli, what })
+        }
+        _ => Err(unknown()),
     }
-    Err(Error::usage_hint(
-        "`gptpipe login` takes no operand",
-        "the profile is named with -P; as a prompt, `login` goes after `--`",
-    ))
 }
 
 /// The arguments, options apart from operands.
@@ -544,6 +522,17 @@ mod tests {
         assert!(matches!(typed, Typed::Setup { cli } if cli.profile.as_deref() == Some("mistral")));
         let error = parse(vec!["setup".into(), "sk-canary".into()]).unwrap_err();
         assert!(!format!("{error} {error:?}").contains("canary"));
+    }
+
+    #[test]
+    fn every_command_of_the_table_is_there_and_no_other() {
+        for name in RESERVED {
+            let parsed = parse(vec![name.into(), "no-such-word".into()]);
+            let is_missing = parsed
+                .as_ref()
+                .is_err_and(|error| error.to_string().contains("this version does not have it"));
+            assert_eq!(!is_missing, commands::find(name).is_some(), "{name}");
+        }
     }
 
     #[test]

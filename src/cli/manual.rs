@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use argh::{ArgsInfo, FlagInfo, FlagInfoKind};
 
 use crate::cli::args::Cli;
+use crate::cli::commands::COMMANDS;
 
 /// The headings of the options, each with its options in their order.
 pub const GROUPS: [(&str, &[&str]); 6] = [
@@ -91,6 +92,9 @@ pub const EXIT_STATUSES: [(&str, &str); 11] = [
     ),
 ];
 
+/// What `--help` does; argh declares that option itself.
+pub const HELP: &str = "print this help";
+
 /// The width of the column that option names stand in.
 const NAME_COLUMN: usize = 30;
 
@@ -102,10 +106,7 @@ pub fn help() -> String {
         "gptpipe: put a language model into a pipeline\n\
          \n\
          Usage: gptpipe [OPTIONS] PROMPT [FILE...]\n\
-         \x20      gptpipe setup [-P NAME] [--no-check]\n\
-         \x20      gptpipe key [show | list | rotate | remove] [-P NAME]\n\
-         \x20      gptpipe login [-P NAME] [--revoke]\n\
-         \x20      gptpipe cache [stats | prune | clear]\n\
+         \x20      gptpipe COMMAND\n\
          \n\
          Reads FILEs or standard input (`-`), cuts the text into chunks at sentence ends,\n\
          asks the model about several chunks at a time, and writes the replies in order.\n\
@@ -120,11 +121,15 @@ pub fn help() -> String {
         for name in names {
             if *name == "--help" {
                 // argh declares it by itself, and without the short name.
-                write_option(&mut text, "-h, --help", "print this help");
+                write_option(&mut text, "-h, --help", HELP);
             } else if let Some(flag) = info.flags.iter().find(|flag| flag.long == *name) {
                 write_option(&mut text, &spelling(flag), flag.description);
             }
         }
+    }
+    text.push_str("\nCommands, only as the first word; `gptpipe -- cache` is a prompt:\n");
+    for command in COMMANDS {
+        write_option(&mut text, &command.spelling(), command.about);
     }
     text.push_str(
         "\nThe key comes from GPTPIPE_API_KEY, the provider's own variable, such as\n\

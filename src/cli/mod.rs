@@ -5,4 +5,6 @@
 
 pub mod args;
 pub mod argv;
+pub mod commands;
+pub mod completion;
 pub mod manual;

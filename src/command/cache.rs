@@ -39,8 +39,8 @@ pub fn stats(path: &Path) -> Result<String, Error> {
 pub fn prune(path: &Path, max_bytes: u64) -> Result<String, Error> {
     let Pruned { entries, bytes } = upkeep::prune(path, max_bytes)?;
     Ok(lines(&[
-        ("entries", entries.to_string()),
-        ("bytes", bytes.to_string()),
+        ("removed-entries", entries.to_string()),
+        ("removed-bytes", bytes.to_string()),
     ]))
 }
 
@@ -55,9 +55,9 @@ pub fn clear(path: &Path) -> Result<String, Error> {
         bytes,
     } = upkeep::clear(path)?;
     Ok(lines(&[
-        ("entries", entries.to_string()),
-        ("damaged-files", damaged.to_string()),
-        ("bytes", bytes.to_string()),
+        ("removed-entries", entries.to_string()),
+        ("removed-damaged-files", damaged.to_string()),
+        ("removed-bytes", bytes.to_string()),
     ]))
 }
 
@@ -76,10 +76,13 @@ mod tests {
                 path.display()
             )
         );
-        assert_eq!(prune(&path, 1 << 30).unwrap(), "entries  0\nbytes    0\n");
+        assert_eq!(
+            prune(&path, 1 << 30).unwrap(),
+            "removed-entries  0\nremoved-bytes    0\n"
+        );
         assert_eq!(
             clear(&path).unwrap(),
-            "entries        0\ndamaged-files  0\nbytes          0\n"
+            "removed-entries        0\nremoved-damaged-files  0\nremoved-bytes          0\n"
         );
         assert!(!path.exists());
     }
@@ -112,8 +115,15 @@ mod tests {
         for (name, time) in &values[4..] {
             assert!(humantime::parse_rfc3339(time).is_ok(), "{name} {time}");
         }
-        assert_eq!(prune(&path, 1 << 30).unwrap(), "entries  0\nbytes    0\n");
-        assert!(clear(&path).unwrap().starts_with("entries        1\n"));
+        assert_eq!(
+            prune(&path, 1 << 30).unwrap(),
+            "removed-entries  0\nremoved-bytes    0\n"
+        );
+        assert!(
+            clear(&path)
+                .unwrap()
+                .starts_with("removed-entries        1\n")
+        );
         assert!(stats(&path).unwrap().contains("entries    0\n"));
         std::fs::remove_dir_all(folder).unwrap();
     }

@@ -1,6 +1,7 @@
 //! `gptpipe setup`: a key goes from its user into the system's keyring.
 
 use std::io::{self, IsTerminal as _, Read as _};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -13,6 +14,7 @@ use crate::error::{Error, ExitStatus, reason};
 use crate::secret::keyring::{self, KeyringError, SERVICE};
 use crate::secret::secret::Secret;
 use crate::secret::source::{Key, Keys};
+use crate::store::models::store_models;
 
 /// The most that is read of a pipe, in bytes.
 const LONGEST: u64 = 64 * 1024;
@@ -30,6 +32,8 @@ pub struct SetupOptions {
     pub client: Option<Client>,
     /// What comes before the keyring, if there is anything.
     pub keys: Arc<Keys>,
+    /// The folder that keeps the names of the server's models.
+    pub models: Option<PathBuf>,
 }
 
 /// What was done, and what to tell besides.
@@ -52,6 +56,7 @@ pub async fn setup(options: SetupOptions) -> Result<Done, Error> {
         is_foreign,
         client,
         keys,
+        models,
     } = options;
     if is_foreign {
         return Err(Error::usage_hint(
@@ -78,8 +83,16 @@ pub async fn setup(options: SetupOptions) -> Result<Done, Error> {
     };
     let count = keyring::write_for(&profile, &secret, &host).await?;
     let checked = match checked {
-        Some(Checked::Models(1)) => format!("{host} takes it and has 1 model"),
-        Some(Checked::Models(count)) => format!("{host} takes it and has {count} models"),
+        Some(Checked::Models(names)) => {
+            // For completions only, so a disk that is full is no reason to stop.
+            if let Some(folder) = &models {
+                let _ = store_models(folder, &profile, &names);
+            }
+            match names.len() {
+                1 => format!("{host} takes it and has 1 model"),
+                count => format!("{host} takes it and has {count} models"),
+            }
+        }
         Some(Checked::Unknown) => format!("no: {host} has no list of models"),
         None => "no".to_owned(),
     };

@@ -1,7 +1,7 @@
 //! The configuration file, `$XDG_CONFIG_HOME/gptpipe/config.toml`.
 //!
-//! Its keys are the long options and, below `[profiles.NAME]`, what a profile
-//! is made of. A wrong line is an error that names file, line and key; nothing
+//! Its keys are long options (those that say something about one run alone are left out) and, below
+//! `[profiles.NAME]`, what a profile is made of. A wrong line is an error that names file, line and key; nothing
 //! in it is passed over, because a mistyped limit would not limit.
 
 use std::collections::BTreeMap;
@@ -21,6 +21,7 @@ use crate::cli::args::{
 };
 #[cfg(feature = "oauth")]
 use crate::config::oauth::OauthTable;
+use crate::config::wrong::{SECRET, wrong_line};
 use crate::error::{Error, reason};
 use crate::input::chunk::By;
 use crate::input::token::Encoding;
@@ -30,9 +31,6 @@ use crate::output::format::Join;
 use crate::pipeline::reorder::OnError;
 use crate::report::progress::ProgressMode;
 use crate::secret::redact::{Words, looks_secret, redact};
-
-/// How a message calls what must not be in the file.
-const SECRET: &str = "a key in the clear";
 
 /// The headers whose value is a key.
 const SECRET_HEADERS: [&str; 6] = [
@@ -194,38 +192,9 @@ pub fn read(path: &Path) -> Result<File, Error> {
     }
 }
 
-fn parse(text: &str, name: &str) -> Result<File, Error> {
-    toml::from_str(text).map_err(|error| {
-        let at = error.span().map_or(0, |span| span.start.min(text.len()));
-        let line_number = text[..at].matches('\n').count() + 1;
-        let line = text.lines().nth(line_number - 1).unwrap_or_default();
-        let key = line.split('=').next().unwrap_or_default().trim();
-        let what = error.message().lines().next().unwrap_or_default();
-        let what = what.trim_end_matches('.');
-        let subject = if key.is_empty() {
-            String::new()
-        } else {
-            format!(" `{key}`:")
-        };
-        let message = format!("{name}:{line_number}:{subject} {what}");
-        let is_secret = ["api-key", "api_key", "apikey", "key", "token", "secret", "password"].contains(&key);
-        if is_secret || what.contains(SECRET) {
-            return Error::usage_hint(
-                message,
-                "keys do not belong into a file; `gptpipe setup` moves it into the keyring, `key-command` \
-                 gets it from a password manager, and `key-env` names a variable that has it",
-            );
-        }
-        let known = what.split('`').skip(3).step_by(2);
-        let nearest = known
-            .map(|word| (strsim::damerau_levenshtein(word, key), word))
-            .filter(|(distance, _)| *distance <= 1 + key.len() / 4)
-            .min();
-        match nearest {
-            Some((_, word)) => Error::usage_hint(message, format!("did you mean `{word}`?")),
-            None => Error::usage(message),
-        }
-    })
+/// Reads the file's text; `name` is what messages call it.
+pub(super) fn parse(text: &str, name: &str) -> Result<File, Error> {
+    toml::from_str(text).map_err(|error| wrong_line(text, name, &error))
 }
 
 /// Reads a string by one of the command line's own parsers.
@@ -391,7 +360,7 @@ mod tests {
         let cases = [
             (
                 "jobs = 4\nmodle = 'x'\n",
-                "c.toml:2: `modle`: unknown field `modle`",
+                "c.toml:2: `modle`: unknown key",
                 "did you mean `model`?",
             ),
             ("jobs = 0\n", "c.toml:1: `jobs`: ", ""),
@@ -402,12 +371,12 @@ mod tests {
             ),
             (
                 "[profiles.a]\nbase_url = 'x'\n",
-                "c.toml:2: `base_url`: unknown field",
+                "c.toml:2: `base_url`: unknown key",
                 "did you mean `base-url`?",
             ),
             (
                 "[profiles.a]\napi-key = 'canary'\n",
-                "c.toml:2: `api-key`: unknown field",
+                "c.toml:2: `api-key`: unknown key",
                 "keys do not belong",
             ),
             (

@@ -8,3 +8,4 @@ pub mod paths;
 pub mod profile;
 pub mod provider;
 pub mod settings;
+mod wrong;

@@ -28,3 +28,10 @@ pub fn state_file() -> Option<PathBuf> {
     let folder = strategy.state_dir().unwrap_or_else(|| strategy.data_dir());
     Some(folder.join("gptpipe").join("state.db"))
 }
+
+/// The folder of what completions are to know, if this user has a home; it need not exist.
+#[must_use]
+pub fn models_folder() -> Option<PathBuf> {
+    let strategy = etcetera::choose_base_strategy().ok()?;
+    Some(strategy.cache_dir().join("gptpipe").join("models"))
+}

@@ -11,6 +11,7 @@ use crate::api::event::Api;
 use crate::api::request::Param;
 use crate::cli::args::Cli;
 use crate::config::file::File;
+use crate::config::profile;
 use crate::config::profile::Environment;
 use crate::config::provider::{self, Provider};
 use crate::error::Error;
@@ -126,6 +127,33 @@ pub fn cache(cli: &Cli, file: &File) -> CacheConfig {
         is_refresh: cli.refresh,
         is_only: cli.cache_only,
     }
+}
+
+/// The profile that a run would use, and the models that are named for it.
+///
+/// # Errors
+/// [`Error::Usage`] for an unknown profile.
+pub fn models(
+    cli: Cli,
+    environment: Environment<'_>,
+    file: File,
+) -> Result<(String, Vec<String>), Error> {
+    let name = profile_name(cli.profile, environment, file.profile);
+    let profile = profile::find(&name, &file.profiles, environment)?;
+    let named = [environment("GPTPIPE_MODEL"), file.model, profile.model];
+    Ok((name, named.into_iter().flatten().collect()))
+}
+
+/// The name of the profile to use.
+fn profile_name(
+    typed: Option<String>,
+    environment: Environment<'_>,
+    in_file: Option<String>,
+) -> String {
+    typed
+        .or_else(|| environment("GPTPIPE_PROFILE"))
+        .or(in_file)
+        .unwrap_or_else(|| profile::DEFAULT.to_owned())
 }
 
 /// Freezes the settings.

@@ -29,8 +29,15 @@ use std::time::SystemTime;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use crate::demo::prompt::Task;
 pub use crate::demo::server::Pace;
 use crate::demo::server::{Service, serve};
+
+/// Whether the demo can do what a prompt asks.
+#[must_use]
+pub fn understands(prompt: &str) -> bool {
+    Task::from_prompt(prompt).is_some()
+}
 
 /// A running demo server; dropping it closes the port and every connection.
 pub struct DemoServer {

@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use crate::error::Error;
+use crate::error::{Error, Looks};
 use crate::input::chunk::{Chunk, ChunkerOptions};
 use crate::input::chunker::Chunker;
 
@@ -85,6 +85,7 @@ fn open_file(path: &OsString, name: &str) -> Result<File, Error> {
     let refused = |source| Error::NoInput {
         file: name.to_owned(),
         source,
+        is_prompt: false,
     };
     let file = File::open(path).map_err(refused)?;
     if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
@@ -127,6 +128,7 @@ pub fn read(
             let event = feed.next().map_err(|source| Error::NoInput {
                 file: name.to_string(),
                 source,
+                is_prompt: false,
             })?;
             let is_end = matches!(event, Event::End);
             let result = match event {
@@ -152,7 +154,7 @@ pub fn read(
                 file: name.to_string(),
                 offset: at.offset,
                 line: at.line,
-                is_nul: at.is_nul,
+                looks: at.looks,
             })?;
             if is_end || !is_wanted {
                 break is_wanted;
@@ -270,7 +272,7 @@ fn read_some(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
 struct NotText {
     offset: u64,
     line: u64,
-    is_nul: bool,
+    looks: Looks,
 }
 
 /// Bytes held to UTF-8, also where a character is split between two reads.
@@ -287,6 +289,16 @@ impl Utf8 {
     /// Hands on the text in `bytes`, as far as it is text.
     fn push(&mut self, bytes: &[u8], mut take: impl FnMut(&str)) -> Result<(), NotText> {
         let mut rest = bytes;
+        if self.offset == 0 && self.carry.len() + rest.len() >= 2 {
+            let mark = [&self.carry, &rest[..rest.len().min(2)]].concat();
+            if mark.starts_with(&[0xff, 0xfe]) || mark.starts_with(&[0xfe, 0xff]) {
+                return Err(self.wrong_at(&[], Looks::Utf16));
+            }
+        } else if self.offset == 0 && matches!(rest, [0xff | 0xfe]) {
+            // The other half of the mark may come with the next read.
+            self.carry = rest.to_vec();
+            return Ok(());
+        }
         while !self.carry.is_empty() && !rest.is_empty() {
             self.carry.push(rest[0]);
             rest = &rest[1..];
@@ -294,7 +306,7 @@ impl Utf8 {
             match std::str::from_utf8(&carry) {
                 Ok(text) => self.hand_on(text, &mut take)?,
                 Err(error) if error.error_len().is_none() => self.carry = carry,
-                Err(_) => return Err(self.wrong_at(&[], false)),
+                Err(_) => return Err(self.wrong_at(&[], Looks::Other)),
             }
         }
         match std::str::from_utf8(rest) {
@@ -305,7 +317,7 @@ impl Utf8 {
                     self.hand_on(text, &mut take)?;
                 }
                 if error.error_len().is_some() {
-                    return Err(self.wrong_at(&[], false));
+                    return Err(self.wrong_at(&[], Looks::Other));
                 }
                 self.carry = bad.to_vec();
                 Ok(())
@@ -318,14 +330,14 @@ impl Utf8 {
         if self.carry.is_empty() {
             Ok(())
         } else {
-            Err(self.wrong_at(&[], false))
+            Err(self.wrong_at(&[], Looks::Other))
         }
     }
 
     fn hand_on(&mut self, text: &str, take: &mut impl FnMut(&str)) -> Result<(), NotText> {
         if let Some(at) = memchr::memchr(0, text.as_bytes()) {
             take(&text[..at]);
-            return Err(self.wrong_at(&text.as_bytes()[..at], true));
+            return Err(self.wrong_at(&text.as_bytes()[..at], Looks::Binary));
         }
         self.offset += text.len() as u64;
         self.lines += memchr::memchr_iter(b'\n', text.as_bytes()).count() as u64;
@@ -333,12 +345,12 @@ impl Utf8 {
         Ok(())
     }
 
-    fn wrong_at(&self, before: &[u8], is_nul: bool) -> NotText {
+    fn wrong_at(&self, before: &[u8], looks: Looks) -> NotText {
         let lines = memchr::memchr_iter(b'\n', before).count() as u64;
         NotText {
             offset: self.offset + before.len() as u64,
             line: self.lines + lines + 1,
-            is_nul,
+            looks,
         }
     }
 }
@@ -374,15 +386,18 @@ mod tests {
 
     #[test]
     fn tells_the_first_wrong_byte_whatever_the_reads() {
-        let cases: [(&[u8], u64, u64, bool); 6] = [
-            (b"ab\ncd\xff", 5, 2, false),
-            (b"\xc3", 0, 1, false),
-            (b"a\n\n\xe6\x97", 3, 3, false),
-            (b"\xe6\x97x", 0, 1, false),
-            (b"\xed\xa0\x80", 0, 1, false),
-            (b"text\nmore\0x", 9, 2, true),
+        let cases: [(&[u8], u64, u64, Looks); 9] = [
+            (b"ab\ncd\xff", 5, 2, Looks::Other),
+            (b"\xc3", 0, 1, Looks::Other),
+            (b"a\n\n\xe6\x97", 3, 3, Looks::Other),
+            (b"\xe6\x97x", 0, 1, Looks::Other),
+            (b"\xed\xa0\x80", 0, 1, Looks::Other),
+            (b"text\nmore\0x", 9, 2, Looks::Binary),
+            (b"\xff\xfeh\0i\0", 0, 1, Looks::Utf16),
+            (b"\xfe\xff\0h", 0, 1, Looks::Utf16),
+            (b"\xff", 0, 1, Looks::Other),
         ];
-        for (bytes, offset, line, is_nul) in cases {
+        for (bytes, offset, line, looks) in cases {
             for size in 1..=bytes.len() {
                 let (_, end) = decode(bytes, size);
                 assert_eq!(
@@ -390,7 +405,7 @@ mod tests {
                     Err(NotText {
                         offset,
                         line,
-                        is_nul
+                        looks
                     }),
                     "{bytes:?} by {size}"
                 );

@@ -21,6 +21,10 @@ pub struct Tally {
     pub merged: u64,
     /// Replies that were remembered.
     pub cached: u64,
+    /// Replies without a word.
+    pub empty: u64,
+    /// The chunk that the first of those belongs to.
+    pub first_empty: Option<String>,
     /// Replies that were cut at the user's limit.
     pub cut: u64,
     /// Chunks that failed for good while the run went on, and why: the first of them.
@@ -47,6 +51,10 @@ impl Tally {
             self.cached += 1;
         } else {
             self.tokens += usage.prompt_tokens + usage.completion_tokens;
+        }
+        if reply.text.trim().is_empty() {
+            self.empty += 1;
+            self.first_empty.get_or_insert_with(|| place.name());
         }
         if reply.finish == Finish::Length {
             self.cut += 1;

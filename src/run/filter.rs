@@ -59,6 +59,14 @@ pub(super) fn filter(cli: Cli, operands: Vec<OsString>) -> Result<ExitStatus, Er
         is_null_input,
         operands,
     )?;
+    if is_demo && !demo::understands(&task.prompt) {
+        return Err(Error::usage_hint(
+            "--demo cannot do what the prompt asks: the demo is not a language model, and can only \
+             summarize (pick the main sentences)",
+            "try `gptpipe --demo summarize`; for anything else give gptpipe a real model, see \
+             `gptpipe --help`",
+        ));
+    }
     let screen = Screen {
         is_stderr_terminal: io::stderr().is_terminal()
             && environment("TERM").is_none_or(|term| term != "dumb"),
@@ -77,7 +85,7 @@ pub(super) fn filter(cli: Cli, operands: Vec<OsString>) -> Result<ExitStatus, Er
     result
 }
 
-/// A variable of the environment that is set to something.
+/// A variable of the environment; an empty one is as good as none.
 pub(super) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
@@ -108,6 +116,10 @@ async fn ask(
         None
     };
     let (client, request) = whom(&config, &task, demo.as_ref())?;
+    if let Some(remark) = &task.remark {
+        messages.warning(remark);
+    }
+    let mut remark_if_empty = task.remark_if_empty.clone();
     let encoding = tell_whom(&config, &client.host(), demo.as_ref(), &messages);
     let memory = open_cache(&config, &messages);
     let (schema, is_prompt_alone) = (task.schema.clone(), task.sources.is_none());
@@ -166,7 +178,8 @@ async fn ask(
     if !matches!(ended, Err(Error::ReaderLeft)) {
         // After a run that broke off there is more to send than what failed in it.
         let is_rest = memory.lasts && ended.is_ok();
-        summarize(&tally, config.on_error, is_rest, &messages);
+        let remark = remark_if_empty.take_if(|_| ended.is_ok());
+        summarize(&tally, config.on_error, is_rest, remark, &messages);
     }
     if let Err(error) = ended {
         return Err(if memory.lasts && tally.written > 0 {
@@ -285,14 +298,18 @@ fn tell_whom(
                 "allow-http: whatever is sent to {host}, a key too, can be read on the way"
             ));
         }
+        let vocabulary = match encoding {
+            Encoding::O200k => "o200k",
+            Encoding::Cl100k => "cl100k",
+        };
         let nearest = if is_own {
             ""
         } else {
-            ", the nearest one to its own"
+            ", as its own vocabulary is not known"
         };
         messages.note(&format!(
-            "asking {} at {host}, profile {}; tokens counted by {encoding:?}{nearest}",
-            config.model, config.provider.profile.name
+            "asking {} at {host}, profile {}; tokens counted by {vocabulary}{nearest}",
+            config.model, profile.name
         ));
         if config.provider.is_withheld {
             messages.note(&format!(
@@ -344,8 +361,31 @@ async fn finish_output(
     }
 }
 
-/// Tells which chunks failed while the run went on, and whether they are all that running again sends.
-fn summarize(tally: &Tally, on_error: OnError, is_rest: bool, messages: &Messages) {
+/// Tells which chunks failed while the run went on, and whether they are all that running again
+/// sends; which replies are empty; and `remark` where there was no text at all.
+fn summarize(
+    tally: &Tally,
+    on_error: OnError,
+    is_rest: bool,
+    remark: Option<String>,
+    messages: &Messages,
+) {
+    if let Some(remark) = remark.filter(|_| tally.known.load(Ordering::Relaxed) == 0) {
+        messages.warning(&remark);
+    }
+    if let Some(first) = &tally.first_empty {
+        messages.warning(&match tally.empty {
+            1 => format!("the reply to {first} is empty"),
+            empty => format!(
+                "{empty} of {} replies are empty, the first of them to {first}",
+                tally.written
+            ),
+        });
+    }
+    messages.note(&format!(
+        "replies: {}, of these remembered: {}, tokens: {}",
+        tally.written, tally.cached, tally.tokens
+    ));
     if tally.failures == 0 {
         return;
     }

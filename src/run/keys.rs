@@ -10,8 +10,8 @@ use crate::cli::argv::KeyAction;
 use crate::command::key;
 use crate::command::setup::{self, Done, SetupOptions};
 use crate::config::file::File;
-use crate::config::profile;
 use crate::config::provider::{self, Provider};
+use crate::config::{paths, profile};
 use crate::error::{Error, ExitStatus};
 use crate::report::message;
 use crate::run::filter::{config_file, environment};
@@ -43,6 +43,7 @@ pub(super) fn setup(cli: &Cli) -> Result<ExitStatus, Error> {
         is_foreign: provider.profile.is_foreign,
         client: is_checked.then(|| client(&provider, url)).transpose()?,
         keys: provider.keys(),
+        models: paths::models_folder(),
     };
     finish(runtime()?.block_on(setup::setup(options))?, cli.quiet)
 }

@@ -9,18 +9,21 @@ mod parts;
 mod plan;
 mod task;
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 
 use tokio::runtime::Runtime;
 
 use crate::cli::args::Cli;
-use crate::cli::argv::{self, CacheAction, Typed};
+use crate::cli::argv::{self, CacheAction, Completions, Typed};
+use crate::cli::completion;
 use crate::cli::manual;
 use crate::command;
-use crate::config::{paths, settings};
+use crate::config::{paths, profile, settings};
 use crate::error::{Error, ExitStatus};
 use crate::report::message;
+use crate::store::models;
 
 /// Runs the program with the arguments after its name and tells how it ended;
 /// every message has been written by then.
@@ -72,6 +75,7 @@ fn dispatch(typed: Typed) -> Result<ExitStatus, Error> {
         Typed::Key { cli, action } => keys::key(&cli, action),
         #[cfg(feature = "oauth")]
         Typed::Login { cli } => login::login(&cli),
+        Typed::Completions { cli, what } => completions(*cli, what),
     }
 }
 
@@ -94,6 +98,30 @@ fn cache(cli: &Cli, action: CacheAction) -> Result<ExitStatus, Error> {
         CacheAction::Prune => command::cache::prune(&file, config.max_bytes)?,
         CacheAction::Clear => command::cache::clear(&file)?,
     })
+}
+
+/// `gptpipe completions`: a script, or the names that it asks for, one a line.
+fn completions(cli: Cli, what: Completions) -> Result<ExitStatus, Error> {
+    let names = match what {
+        Completions::Script(shell) => return print(&completion::script(shell)),
+        Completions::Profiles => profile::names(&filter::config_file()?.profiles),
+        Completions::Models => {
+            let mut settled = settings::models(cli, &filter::environment, filter::config_file()?)?;
+            if let Some(folder) = paths::models_folder() {
+                settled.1.extend(models::read_models(&folder, &settled.0));
+            }
+            settled.1
+        }
+    };
+    let mut text = String::new();
+    let mut told = HashSet::new();
+    for name in names.iter().filter(|name| models::is_plain(name)) {
+        if told.insert(name) {
+            text.push_str(name);
+            text.push('\n');
+        }
+    }
+    print(&text)
 }
 
 fn print(text: &str) -> Result<ExitStatus, Error> {

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, IsTerminal as _};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::Error;
@@ -17,6 +18,10 @@ pub(super) struct Task {
     pub(super) sources: Option<Vec<Source>>,
     /// What replies have to follow.
     pub(super) schema: Option<Arc<Schema>>,
+    /// What should be told before anything is sent.
+    pub(super) remark: Option<String>,
+    /// What should be told if there was no text: the prompt may have been meant as a file.
+    pub(super) remark_if_empty: Option<String>,
 }
 
 /// Sorts the operands into prompt and files, and opens these.
@@ -30,16 +35,18 @@ pub(super) fn task(
         Some("-") => io::read_to_string(io::stdin()).map_err(|source| Error::NoInput {
             file: "standard input".to_owned(),
             source,
+            is_prompt: true,
         })?,
         Some(path) => fs::read_to_string(path).map_err(|source| Error::NoInput {
             file: path.to_owned(),
             source,
+            is_prompt: true,
         })?,
         None if operands.is_empty() => {
             return Err(Error::usage_hint(
                 "there is no prompt",
-                "say what to do with the text, as in `gptpipe summarize report.txt`; \
-                 see `gptpipe --help`",
+                "say what to do with the text, as in `gptpipe summarize report.txt`; to try it \
+                 without a key, `gptpipe --demo summarize report.txt`; see `gptpipe --help`",
             ));
         }
         None => operands
@@ -57,18 +64,39 @@ pub(super) fn task(
             "leave out either the files or `-n`",
         ));
     }
-    let reads_nothing =
-        operands.is_empty() && (prompt_file == Some("-") || io::stdin().is_terminal());
+    let is_stdin_prompt = prompt_file == Some("-");
+    let is_terminal = operands.is_empty() && !is_stdin_prompt && io::stdin().is_terminal();
+    let reads_nothing = operands.is_empty() && (is_stdin_prompt || is_terminal);
+    let is_file = prompt_file.is_none() && operands.is_empty() && Path::new(&prompt).is_file();
+    let for_file = is_file.then(|| {
+        format!(
+            "`{prompt}` is taken as the prompt, and a file has that name: the prompt goes before \
+             the file, as in `gptpipe summarize {prompt}`"
+        )
+    });
     let sources = if is_null_input || reads_nothing {
         None
     } else {
         Some(reader::open(&operands)?)
     };
-    let schema = schema.map(read_schema).transpose()?;
+    let (remark, remark_if_empty) = if is_null_input {
+        (None, None)
+    } else if is_terminal {
+        let for_terminal = || {
+            "standard input is a terminal, so the prompt is sent alone; say `-n` to mean that, or \
+             name a file"
+                .to_owned()
+        };
+        (Some(for_file.unwrap_or_else(for_terminal)), None)
+    } else {
+        (None, for_file)
+    };
     Ok(Task {
         prompt,
         sources,
-        schema,
+        schema: schema.map(read_schema).transpose()?,
+        remark,
+        remark_if_empty,
     })
 }
 
@@ -76,6 +104,7 @@ fn read_schema(path: &str) -> Result<Arc<Schema>, Error> {
     let text = fs::read_to_string(path).map_err(|source| Error::NoInput {
         file: path.to_owned(),
         source,
+        is_prompt: false,
     })?;
     Ok(Arc::new(Schema::parse(&text, path)?))
 }

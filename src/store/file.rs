@@ -150,7 +150,8 @@ pub(super) fn make_private(path: &Path) -> io::Result<()> {
     options.open(path).map(drop)
 }
 
-fn make_private_folder(folder: &Path) -> io::Result<()> {
+/// Makes a folder, and those around it, that only this user may use.
+pub(super) fn make_private_folder(folder: &Path) -> io::Result<()> {
     let mut builder = DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

@@ -1,6 +1,6 @@
 //! What is remembered between runs: replies that were paid for.
 //!
-//! One SQLite file holds them, used by many processes at once. `cache` is what a run sees of it,
+//! One SQLite file holds them, used by many processes at once; `models`, lists of names beside it. `cache` is what a run sees of it,
 //! `upkeep` what `gptpipe cache` does with it. Beneath them: `writer` commits on a thread of its own, `prune` keeps the file small, `database`
 //! opens and makes it, `damage` sets it aside when it is broken, `file` judges it and its folder as
 //! the system shows them, `entry` and `schema` say what a row is, `trouble` puts into words what
@@ -13,6 +13,7 @@ mod damage;
 mod database;
 mod entry;
 mod file;
+pub mod models;
 mod prune;
 mod schema;
 pub mod slots;

@@ -319,8 +319,11 @@ fn reasoning_is_no_part_of_the_reply() {
 #[test]
 fn an_empty_reply_that_is_whole_is_a_reply() {
     answered(&[], |request| request.stream().finish("stop"))
-        .ok()
-        .stdout("");
+        .status(0)
+        .stdout("")
+        .one_message()
+        .says("warning: the reply to chunk 1 ")
+        .says(" is empty");
 }
 
 #[test]

@@ -211,7 +211,7 @@ fn the_configuration_file_says_what_is_remembered() {
     run("[cache]\nsize = 3\n")
         .status(2)
         .one_message()
-        .says("config.toml:2: `size`: unknown field");
+        .says("config.toml:2: `size`: unknown key");
     run("[cache]\nmax-size = '8 bits'\n")
         .status(2)
         .one_message()
@@ -362,7 +362,7 @@ fn the_command_tells_prunes_and_clears() {
     assert_eq!(value(&stats, "file"), file(&home).display().to_string());
     cache(&["prune"]);
     assert_eq!(value(&cache(&["stats"]), "entries"), "3");
-    assert_eq!(value(&cache(&["clear"]), "entries"), "3");
+    assert_eq!(value(&cache(&["clear"]), "removed-entries"), "3");
     assert_eq!(value(&cache(&[]), "entries"), "0");
     three(&server, &home).run().ok();
     assert_eq!(server.calls(), 6);

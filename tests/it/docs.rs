@@ -126,3 +126,22 @@ fn the_help_fits_a_terminal() {
         assert!(!line.contains('\u{1b}'));
     }
 }
+
+/// A file is what was rendered just now; `GPTPIPE_REWRITE=1` makes it so.
+#[track_caller]
+pub(crate) fn is_current(path: &Path, rendered: &str) {
+    if std::env::var_os("GPTPIPE_REWRITE").is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, rendered).unwrap();
+    }
+    let written = fs::read_to_string(path).unwrap_or_default();
+    let differs = written
+        .lines()
+        .zip(rendered.lines())
+        .find(|(written, rendered)| written != rendered);
+    assert!(
+        written == rendered,
+        "{} is out of date; GPTPIPE_REWRITE=1 cargo test --test it rewrites it: {differs:?}",
+        path.display()
+    );
+}

@@ -177,10 +177,10 @@ fn failures_of_one_chunk() {
     second_of_three(error("400 Bad Request", "context_length_exceeded", "too many tokens"))
         .status(69)
         .says("the text is too long for the model's context: 400 context_length_exceeded: too many tokens")
-        .says("hint: try a smaller -c");
+        .says("hint: its parts are too long as well");
     second_of_three(error("413 Content Too Large", "", "too large"))
         .status(69)
-        .says("hint: try a smaller -c");
+        .says("hint: its parts are too long as well");
     second_of_three(error("400 Bad Request", "content_filter", "no"))
         .status(69)
         .says("a content filter stopped");

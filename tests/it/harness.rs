@@ -66,6 +66,16 @@ pub(crate) fn shell(script: &str) -> Gptpipe {
     shell.args(["-c", script]).env("GPTPIPE", BINARY)
 }
 
+/// Another program in the same surroundings, with the program under test on its `PATH`.
+pub(crate) fn tool(program: &str) -> Gptpipe {
+    let mut tool = gptpipe();
+    tool.program = program.into();
+    let mut path = OsString::from(Path::new(BINARY).parent().unwrap());
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
+    tool.env("PATH", path)
+}
+
 impl Gptpipe {
     pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.args.push(arg.as_ref().to_owned());
@@ -149,6 +159,20 @@ impl Gptpipe {
         &self.home
     }
 
+    /// What is typed after the program's name, as a shell takes it.
+    pub(crate) fn typed(&self) -> String {
+        let word = |arg: &OsString| {
+            let text = arg.display().to_string();
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=".contains(c);
+            if !text.is_empty() && text.chars().all(is_plain) {
+                text
+            } else {
+                format!("'{text}'")
+            }
+        };
+        self.args.iter().map(word).collect::<Vec<_>>().join(" ")
+    }
+
     /// Runs it to its end.
     #[track_caller]
     pub(crate) fn run(self) -> Outcome {
@@ -200,7 +224,9 @@ impl Gptpipe {
         command.stdin(stdin);
         command.stdout(self.stdout.unwrap_or_else(Stdio::piped));
         command.stderr(self.stderr.unwrap_or_else(Stdio::piped));
-        let mut child = command.spawn().unwrap();
+        let mut child = command.spawn().unwrap_or_else(|error| {
+            panic!("{} has to be installed: {error}", self.program.display())
+        });
         drop(command);
         let pid = Pid::from_child(&child);
         let mut stdin = child.stdin.take();

@@ -14,6 +14,7 @@ mod tls; // certificates of an authority that lives for one test
 mod api; // what is sent, what is understood: bodies of both APIs, recorded answers, connections
 mod cache; // what is remembered: hits, misses, damage, processes side by side
 mod canary; // a key that is known, looked for in everything that a run leaves behind
+mod complete; // what the Tab key offers, in the real shells
 mod demo; // --demo: the whole path without key, network or home
 mod docs; // help and README say the same
 mod fault; // each fault of a server: status, message, and what is on stdout all the same
@@ -24,7 +25,9 @@ mod keyring; // a real keyring on a bus of its own, and what can be wrong with o
 mod laws; // what holds for every input: nothing is lost, every chunk fits
 mod layout; // the import law of the sources
 mod limit; // rates and requests in flight, shared by processes
+mod man; // the manual pages: complete, without faults, with examples that work
 mod matrix; // every fault, at every rate: nothing lost, nothing asked twice, an honest end
+mod mistakes; // the likeliest mistakes: everything that is said about each; a newcomer's first minute
 mod oauth; // tokens in place of keys: logging in, renewing once, giving back
 mod order; // output order, requests in flight, memory
 mod pipes; // readers that leave, full disks, signals

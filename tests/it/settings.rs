@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::harness::{Gptpipe, gptpipe};
+use crate::harness::{Folder, Gptpipe, gptpipe};
 use crate::server::Server;
 
 /// The model that is asked.
@@ -234,7 +234,7 @@ fn a_wrong_line_is_named_and_nothing_is_sent() {
     for (file, words, hint) in [
         (
             "jobs = 4\nmodle = 'x'\n",
-            "config.toml:2: `modle`: unknown field",
+            "config.toml:2: `modle`: unknown key",
             "did you mean `model`?",
         ),
         ("jobs = 0\n", "config.toml:1: `jobs`", ""),
@@ -335,7 +335,15 @@ fn verbosity_says_who_was_asked_and_how_it_went() {
         .stdout("text\n")
         .says("asking gpt-4o at 127.0.0.1")
         .says("chunk 1 ")
-        .says(" tokens in, 5 out");
+        .says(" tokens in, 5 out")
+        .says("replies: 1, of these remembered: 0, tokens: ");
+    let home = Folder::home();
+    for remembered in [0, 1] {
+        let run = gptpipe().at(&home).ask(&server).args(["p", "-v"]);
+        run.input("text\n").run().says(&format!(
+            "replies: 1, of these remembered: {remembered}, tokens: "
+        ));
+    }
     gptpipe()
         .ask(&server)
         .args(["p", "-vq"])

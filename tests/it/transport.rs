@@ -34,7 +34,7 @@ struct Seen {
 
 /// A server that repeats every chunk over TLS, with a certificate for these names by an authority of
 /// its own. A chunk `break` is broken off.
-struct TlsServer {
+pub(crate) struct TlsServer {
     address: SocketAddr,
     authority: PathBuf,
     seen: Arc<Mutex<Vec<Seen>>>,
@@ -43,7 +43,7 @@ struct TlsServer {
 }
 
 impl TlsServer {
-    fn start(names: &[&str], protocols: &[&str]) -> Self {
+    pub(crate) fn start(names: &[&str], protocols: &[&str]) -> Self {
         let (config, authority) = identity(names, protocols);
         let folder = Folder::new();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -73,7 +73,7 @@ impl TlsServer {
         server
     }
 
-    fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.address.port()
     }
 

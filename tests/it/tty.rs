@@ -1,7 +1,6 @@
 //! Terminals: what is shown on them, and that not a single escape byte goes anywhere else.
 
 use std::fs::File;
-#[cfg(feature = "keyring")]
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 #[cfg(feature = "keyring")]
@@ -27,7 +26,6 @@ pub(crate) struct Terminal {
     pub(crate) screen: Reader,
     /// The program's end. It has to be gone before the screen can end.
     line: OwnedFd,
-    #[cfg_attr(not(feature = "keyring"), expect(dead_code, reason = "it is held"))]
     user: OwnedFd,
 }
 
@@ -94,9 +92,16 @@ pub(crate) fn on_terminal() -> Gptpipe {
     gptpipe().env("TERM", "xterm-256color")
 }
 
-/// What a screen of one line shows in the end: carriage returns and erasures done.
+/// What the last line of a screen shows in the end.
 fn last_line(shown: &str) -> String {
+    lines_shown(shown).pop().unwrap_or_default()
+}
+
+/// What the lines of a screen show in the end: carriage returns and erasures done.
+pub(crate) fn lines_shown(shown: &str) -> Vec<String> {
+    let mut lines = Vec::new();
     let mut line: Vec<char> = Vec::new();
+    let text = |line: &[char]| line.iter().collect::<String>().trim_end().to_owned();
     let mut column = 0;
     let mut rest = shown;
     while let Some(first) = rest.chars().next() {
@@ -104,6 +109,7 @@ fn last_line(shown: &str) -> String {
         match first {
             '\r' => column = 0,
             '\n' => {
+                lines.push(text(&line));
                 line.clear();
                 column = 0;
             }
@@ -124,7 +130,8 @@ fn last_line(shown: &str) -> String {
             }
         }
     }
-    line.into_iter().collect::<String>().trim_end().to_owned()
+    lines.push(text(&line));
+    lines
 }
 
 #[test]
@@ -424,7 +431,10 @@ fn without_text_a_terminal_means_the_prompt_alone() {
         .arg("Greet me.")
         .stdin(terminal.line())
         .run();
-    run.ok().stdout("Hello.\n");
+    run.status(0)
+        .stdout("Hello.")
+        .one_message()
+        .says("the prompt is sent alone");
     let request = server.only_request();
     assert_eq!(request.text, "Greet me.");
     assert_eq!(request.body["messages"].as_array().unwrap().len(), 1);

@@ -347,7 +347,7 @@ fn so_many_attempts_are_so_many_lines() {
         "each attempt is a line",
     );
     outcome.must(
-        outcome.stderr.lines().count() == 391,
-        "and the first says whom is asked",
+        outcome.stderr.lines().count() == 392,
+        "and the first says whom is asked, the last how many replies there are",
     );
 }

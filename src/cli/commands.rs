@@ -1,0 +1,218 @@
+//! The commands: words that are no prompt when they stand first, such as `gptpipe cache`.
+//!
+//! Help, man page and completions are rendered from this table, and what is typed after a command
+//! is judged by it.
+
+use std::ffi::{OsStr, OsString};
+
+use crate::error::Error;
+
+/// A command that this version has.
+#[derive(Clone, Copy, Debug)]
+pub struct Command {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is for, in one line.
+    pub about: &'static str,
+    /// The words that may follow it, each with what it does; the first is meant where none is typed.
+    pub words: &'static [(&'static str, &'static str)],
+    /// Whether one of the words has to follow.
+    pub needs_word: bool,
+    /// What may follow after that.
+    pub operand: Operand,
+}
+
+/// What a command takes besides its words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operand {
+    /// Nothing.
+    Nothing,
+    /// The name of a profile.
+    Profile,
+    /// Files.
+    Files,
+}
+
+/// The words that are commands when they stand first, also where this version has none behind them.
+pub const RESERVED: [&str; 8] = [
+    "setup",
+    "login",
+    "key",
+    "cache",
+    "usage",
+    "metrics",
+    "batch",
+    "completions",
+];
+
+/// The commands that there are, in the order of help.
+pub const COMMANDS: &[Command] = &[
+    Command {
+        name: "setup",
+        about: "put a key into the system's keyring",
+        words: &[],
+        needs_word: false,
+        operand: Operand::Nothing,
+    },
+    Command {
+        name: "key",
+        about: "where the key in use comes from; never the key",
+        words: &[
+            ("show", "tell where the key comes from, and how old it is"),
+            ("list", "tell the profiles that have one"),
+            ("rotate", "put another one in its place"),
+            ("remove", "take it out of the keyring"),
+        ],
+        needs_word: false,
+        operand: Operand::Nothing,
+    },
+    #[cfg(feature = "oauth")]
+    Command {
+        name: "login",
+        about: "log in at the profile's OAuth server",
+        words: &[],
+        needs_word: false,
+        operand: Operand::Nothing,
+    },
+    Command {
+        name: "cache",
+        about: "what is remembered: tell, tidy up, forget",
+        words: &[
+            ("stats", "tell how much is remembered"),
+            ("prune", "take away what is too old or too much"),
+            ("clear", "forget everything"),
+        ],
+        needs_word: false,
+        operand: Operand::Nothing,
+    },
+    Command {
+        name: "completions",
+        about: "print what lets a shell complete gptpipe's words",
+        words: &[
+            ("bash", "for bash"),
+            ("zsh", "for zsh"),
+            ("fish", "for fish"),
+        ],
+        needs_word: true,
+        operand: Operand::Nothing,
+    },
+];
+
+impl Command {
+    /// The command as it is typed: `cache [stats | prune | clear]`.
+    #[must_use]
+    pub fn spelling(&self) -> String {
+        let words: Vec<&str> = self.words.iter().map(|(word, _)| *word).collect();
+        let words = match (words.is_empty(), self.needs_word) {
+            (true, _) => String::new(),
+            (_, true) => format!(" {}", words.join(" | ")),
+            (_, false) => format!(" [{}]", words.join(" | ")),
+        };
+        let operand = match self.operand {
+            Operand::Nothing => "",
+            Operand::Profile => " [PROFILE]",
+            Operand::Files => " [FILE...]",
+        };
+        format!("{}{words}{operand}", self.name)
+    }
+
+    /// The one word that was typed after the command, or else the one that is meant.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a word that does not follow it, for more than one, and for none where
+    /// one has to follow.
+    pub fn word<'a>(&self, operands: &'a [OsString]) -> Result<&'a str, Error> {
+        self.word_of(operands, &[])
+    }
+
+    /// As [`Command::word`], with words that are taken though help does not tell of them.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn word_of<'a>(
+        &self,
+        operands: &'a [OsString],
+        hidden: &[&'static str],
+    ) -> Result<&'a str, Error> {
+        let name = self.name;
+        let hint = format!("as a prompt, `{name}` goes after `--`, as in `gptpipe -- {name} FILE`");
+        let known: Vec<&'static str> = self.words.iter().map(|(word, _)| *word).collect();
+        let takes = match known[..] {
+            [] => "no operand".to_owned(),
+            [only] => only.to_owned(),
+            [ref rest @ .., last] => format!("{} or {last}", rest.join(", ")),
+        };
+        // What is no plain word may be a key, so it is not repeated.
+        let quoted = |operand: &OsString| {
+            let operand = operand.to_string_lossy();
+            let is_word = |c: char| c.is_ascii_lowercase() || matches!(c, '-' | '.');
+            (operand.len() <= 20 && operand.chars().all(is_word) && !known.is_empty())
+                .then(|| format!("`{operand}`"))
+        };
+        match operands {
+            [] if self.needs_word => Err(Error::usage_hint(
+                format!("`gptpipe {name}` needs a word: {takes}"),
+                hint,
+            )),
+            [] => Ok(known.first().copied().unwrap_or_default()),
+            [first] => known
+                .iter()
+                .chain(hidden)
+                .find(|word| first == OsStr::new(word))
+                .copied()
+                .ok_or_else(|| {
+                    let not = quoted(first).map(|word| format!(", not {word}"));
+                    Error::usage_hint(
+                        format!("`gptpipe {name}` takes {takes}{}", not.unwrap_or_default()),
+                        hint,
+                    )
+                }),
+            [..] if known.is_empty() => Err(Error::usage_hint(
+                format!("`gptpipe {name}` takes {takes}"),
+                hint,
+            )),
+            [_, second, ..] => {
+                let more = quoted(second).map(|word| format!(", and {word} is more than that"));
+                Err(Error::usage_hint(
+                    format!(
+                        "`gptpipe {name}` takes one word{}",
+                        more.unwrap_or_default()
+                    ),
+                    format!("it takes {takes}; {hint}"),
+                ))
+            }
+        }
+    }
+}
+
+/// The command of that name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Command> {
+    COMMANDS.iter().find(|command| command.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_is_a_reserved_word() {
+        for command in COMMANDS {
+            assert!(RESERVED.contains(&command.name), "{}", command.name);
+            assert!(!command.needs_word || !command.words.is_empty());
+        }
+    }
+
+    #[test]
+    fn is_spelled_as_it_is_typed() {
+        let spelling = |name| find(name).map(Command::spelling);
+        assert_eq!(
+            spelling("cache").as_deref(),
+            Some("cache [stats | prune | clear]")
+        );
+        assert_eq!(
+            spelling("completions").as_deref(),
+            Some("completions bash | zsh | fish")
+        );
+    }
+}
