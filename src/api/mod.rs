@@ -6,6 +6,7 @@ pub mod event;
 pub mod failure;
 pub mod fault;
 pub mod identity;
+mod mould;
 pub mod plain;
 pub mod reply;
 pub mod request;
