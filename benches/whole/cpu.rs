@@ -58,7 +58,10 @@ pub(crate) fn measure(lab: &Lab) {
         let run = child::run(&mut command, &input);
         let lines = memchr::memchr_iter(b'\n', &run.output).count();
         assert_eq!(lines, REPLIES, "replies");
-        run
+        Run {
+            output: Vec::new(),
+            ..run
+        }
     };
     let curl = find("curl");
     let (mut plain, mut stored, mut raw) = (Vec::new(), Vec::new(), Vec::new());
@@ -70,35 +73,28 @@ pub(crate) fn measure(lab: &Lab) {
         }
     }
     let mut rows = Vec::new();
-    let mut row = |name: &str, seconds: Vec<f64>, replies: usize, peak: f64| {
+    let mut row = |name: &str, seconds: Vec<f64>, replies: usize| {
         #[expect(clippy::cast_precision_loss, reason = "few tokens")]
         let millions = (replies * TOKENS) as f64 / 1e6;
         let seconds = Spread::of(seconds.iter().map(|all| all / millions).collect());
         let mut row = vec![name.to_owned(), replies.to_string()];
         row.extend(seconds.cells(2));
-        row.push(format!("{peak:.1}"));
         rows.push(row);
         seconds.median
     };
     let cpu = |runs: &[Run]| runs.iter().map(|run| run.cpu.as_secs_f64()).collect();
-    let peak = |runs: &[Run]| runs.iter().map(|run| run.peak).fold(0.0, f64::max);
-    let ours = row("gptpipe `--no-cache`", cpu(&plain), REPLIES, peak(&plain));
-    row(
-        "gptpipe, every reply stored",
-        cpu(&stored),
-        REPLIES,
-        peak(&stored),
-    );
+    let ours = row("gptpipe `--no-cache`", cpu(&plain), REPLIES);
+    row("gptpipe, every reply stored", cpu(&stored), REPLIES);
     let mut beside = String::new();
     if curl.is_some() {
-        let curl = row("`curl --parallel`, raw", cpu(&raw), REPLIES, peak(&raw));
+        let curl = row("`curl --parallel`, raw", cpu(&raw), REPLIES);
         let _ = write!(beside, "gptpipe ÷ curl: {:.2}. ", ours / curl);
     } else {
         println!("not measured: curl is not installed\n");
     }
     match ask_with_sdk(lab, &base_url) {
-        Ok((name, seconds, peak)) => {
-            let sdk = row(&name, vec![seconds], SDK_REPLIES, peak);
+        Ok((name, seconds)) => {
+            let sdk = row(&name, vec![seconds], SDK_REPLIES);
             let _ = write!(beside, "SDK ÷ gptpipe: {:.1}.", sdk / ours);
         }
         Err(missing) => println!("not measured: {missing}\n"),
@@ -108,7 +104,7 @@ pub(crate) fn measure(lab: &Lab) {
          at a time; an event and a chunk of the body for each token. Runs: {count}, in turn; the SDK's one, \
          without its import.\n"
     );
-    let head = ["", "replies", "min s", "median s", "max s", "peak MiB"];
+    let head = ["", "replies", "min s", "median s", "max s"];
     println!("{}", table(&head, &rows));
     println!("{beside}\n");
 }
@@ -130,8 +126,8 @@ fn ask_with_curl(lab: &Lab, curl: &Path, base_url: &str) -> Run {
     child::run(&mut command, Path::new("/dev/null"))
 }
 
-/// The SDK's name, its processor seconds and its memory; else what is missing.
-fn ask_with_sdk(lab: &Lab, base_url: &str) -> Result<(String, f64, f64), String> {
+/// The SDK's name and its processor seconds; else what is missing.
+fn ask_with_sdk(lab: &Lab, base_url: &str) -> Result<(String, f64), String> {
     let python = std::env::var_os("PYTHON")
         .map(PathBuf::from)
         .or_else(|| find("python3"))
@@ -156,9 +152,6 @@ fn ask_with_sdk(lab: &Lab, base_url: &str) -> Result<(String, f64, f64), String>
     let run = child::run(&mut command, Path::new("/dev/null"));
     let printed = String::from_utf8_lossy(&run.output);
     let seconds = printed.trim().parse();
-    Ok((
-        name,
-        seconds.map_err(|_| format!("the SDK printed `{printed}`"))?,
-        run.peak,
-    ))
+    let seconds = seconds.map_err(|_| format!("the SDK printed `{}`", printed.trim()))?;
+    Ok((name, seconds))
 }
