@@ -1,23 +1,25 @@
 //! Comparisons of the whole program: start-up, memory, order under load, replies
-//! that are remembered.
+//! that are remembered, the schedule, processor time.
 //!
 //! `cargo bench --bench whole` runs all parts, `cargo bench --bench whole
 //! start` one of `start`, `memory`, `order`, `cached`, `rate`, `article`, `xargs`,
-//! `schedule`. Markdown tables come out on
-//! standard output. The server is a second process of this program on loopback,
+//! `schedule`, `cpu`. Markdown tables come out on standard output. The server is a second process of this program on loopback,
 //! so that this one stays small: a child's peak memory is counted from that of
 //! the process that starts it. curl is taken from PATH, aichat from PATH or
-//! from the variable AICHAT; what is missing is said and left out.
+//! from the variable AICHAT, a Python with the package `openai` from PATH or from
+//! the variable PYTHON; what is missing is said and left out.
 //! `GPTPIPE_BENCH_RUNS` replaces the number of runs of each part.
 
 #![expect(clippy::print_stdout, reason = "tables are what a benchmark is for")]
 
 mod cached;
 mod child;
+mod cpu;
 mod memory;
 mod order;
 mod pace;
 mod server;
+mod shape;
 mod start;
 
 #[path = "../common/figures.rs"]
@@ -30,7 +32,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use server::Shape;
+use shape::Shape;
 
 /// What makes this program serve.
 const SERVE: &str = "--serve";
@@ -38,7 +40,7 @@ const SERVE: &str = "--serve";
 /// Measures something and prints it.
 type Part = fn(&Lab);
 
-const PARTS: [(&str, Part); 8] = [
+const PARTS: [(&str, Part); 9] = [
     ("start", start::measure),
     ("memory", memory::measure),
     ("order", order::measure),
@@ -47,6 +49,7 @@ const PARTS: [(&str, Part); 8] = [
     ("article", pace::article),
     ("xargs", pace::xargs),
     ("schedule", pace::schedule),
+    ("cpu", cpu::measure),
 ];
 
 fn main() {
@@ -69,9 +72,8 @@ fn main() {
         .iter()
         .find(|name| !PARTS.iter().any(|(part, _)| part == *name))
     {
-        println!(
-            "there is no part `{name}`: start, memory, order, cached, rate, article, xargs, schedule"
-        );
+        let parts = PARTS.map(|(part, _)| part).join(", ");
+        println!("there is no part `{name}`: {parts}");
         return;
     }
     let lab = Lab::new();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::child::{self, Run};
 use crate::figures::{Spread, table};
-use crate::server::Shape;
+use crate::shape::Shape;
 use crate::{Lab, runs};
 
 const LINES: u64 = 2_000;
@@ -52,7 +52,7 @@ pub(crate) fn measure(lab: &Lab) {
         }
     }
     let ideal = makespan(
-        (1..=LINES).map(|number| Shape::Even.delay(SEED, number)),
+        (1..=LINES).map(|number| Shape::Even.delay(SEED, number, 0)),
         JOBS,
     );
     println!(

@@ -7,19 +7,24 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::child::{self, Run};
 use crate::figures::{Spread, table};
 use crate::order::makespan;
 use crate::prose;
-use crate::server::{Shape, arrivals};
+use crate::server::{Seen, seen};
+use crate::shape::Shape;
 use crate::{Lab, runs};
 
 const SEED: u64 = 5;
 
 /// Rates, each with the number of requests that it is tried with.
 const RATES: [(u32, usize); 3] = [(5, 40), (50, 400), (500, 3000)];
+
+/// Tokens of a chunk with which a document of a hundred thousand characters becomes about as many
+/// chunks as may be in flight.
+const CHUNK: &str = "520";
 
 /// Numbered lines.
 fn numbers(from: usize, count: usize) -> String {
@@ -50,7 +55,7 @@ pub(crate) fn rate(lab: &Lab) {
     let mut rows = Vec::new();
     for (rate, count) in RATES {
         for processes in [1, 16] {
-            let _ = arrivals(&lab.address);
+            let _ = seen(&lab.address);
             let share = count / processes;
             let mut children: Vec<_> = (0..processes)
                 .map(|process| {
@@ -68,7 +73,7 @@ pub(crate) fn rate(lab: &Lab) {
             for child in &mut children {
                 assert!(child.wait().expect("its end").success(), "gptpipe failed");
             }
-            let times = arrivals(&lab.address);
+            let times: Vec<f64> = seen(&lab.address).iter().map(|seen| seen.at).collect();
             assert_eq!(times.len(), share * processes, "requests");
             let last = times.last().copied().unwrap_or(1.0);
             #[expect(clippy::cast_precision_loss, reason = "few requests")]
@@ -162,48 +167,49 @@ pub(crate) fn article(lab: &Lab) {
 }
 
 /// Documents of a thousand, ten thousand and a hundred thousand characters, each request with the
-/// latency of its size: whole, and in chunks with 64 in flight.
+/// latency of its own size: whole, and in chunks with 64 in flight.
 fn documents(lab: &Lab) {
-    let count = runs(20);
     let mut rows = Vec::new();
+    let mut middles = Vec::new();
     for characters in [1_000_usize, 10_000, 100_000] {
         let text = &prose::english(characters + 200, 3)[..characters];
-        // A hundred thousand characters are then sixty chunks: one for each that may be in flight.
-        for (name, options, size) in [
-            ("whole", &["-b", "file"][..], characters),
-            (
-                "in chunks",
-                &["-c", "520", "-j", "64"],
-                characters.min(1_700),
-            ),
+        for (name, options, count) in [
+            ("whole", &["-b", "file"][..], runs(20)),
+            ("in chunks", &["-c", CHUNK, "-j", "64"], runs(60)),
         ] {
-            let mut walls = Vec::new();
+            let (mut walls, mut requests) = (Vec::new(), 0);
             for round in 0..count {
                 let input = lab.folder.join("document");
-                let numbered: String = number_each(text, round);
-                child::write(&input, numbered.as_bytes());
-                let shape = Shape::Measured(size as u64);
-                let mut command = lab.gptpipe(&lab.slow(shape, SEED + round as u64));
+                child::write(&input, number_each(text, round).as_bytes());
+                let mut command = lab.gptpipe(&lab.slow(Shape::Measured, SEED + round as u64));
                 command
                     .args(["-q", "--no-cache"])
                     .args(options)
                     .arg("answer");
+                let _ = seen(&lab.address);
                 walls.push(child::run(&mut command, &input).wall.as_secs_f64() * 1000.0);
+                requests = seen(&lab.address).len();
             }
             walls.sort_by(f64::total_cmp);
             let at = |part: usize| walls[(walls.len() * part / 100).min(walls.len() - 1)];
-            rows.push(vec![
-                format!("{} K characters, {name}", characters / 1000),
-                format!("{:.0}", at(50)),
-                format!("{:.0}", at(95)),
-                format!("{:.0}", at(99)),
-            ]);
+            middles.push(at(50));
+            let mut row = vec![format!("{} K characters, {name}", characters / 1000)];
+            row.extend([count, requests].map(|number| number.to_string()));
+            row.extend([50, 95, 99].map(|part| format!("{:.0}", at(part))));
+            rows.push(row);
         }
     }
     println!(
-        "### Documents\n\nMilliseconds from start to end of the program; {count} runs of each.\n"
+        "### Documents\n\nMilliseconds from start to end of the program; chunks with `-c {CHUNK} -j 64`.\n"
     );
-    println!("{}", table(&["", "P50", "P95", "P99"], &rows));
+    println!(
+        "{}",
+        table(&["", "runs", "requests", "P50", "P95", "P99"], &rows)
+    );
+    println!(
+        "A hundred thousand characters in chunks take {:.2} times as long as a thousand whole.\n",
+        middles[5] / middles[0]
+    );
 }
 
 /// The server takes the number that a message begins with for what it waits: every sentence gets
@@ -309,21 +315,40 @@ pub(crate) fn schedule(lab: &Lab) {
                 &jobs.to_string(),
                 "answer",
             ]);
-            let began = Instant::now();
+            let _ = seen(&lab.address);
             let run = child::run(&mut command, &input);
-            let wall = began.elapsed().max(run.wall).as_secs_f64();
-            let delays = (0..LINES).map(|number| shape.delay(SEED, number as u64));
-            let ideal: Duration = makespan(delays, jobs);
+            let wall = run.wall.as_secs_f64();
+            let asked = (0..LINES).map(|number| shape.delay(SEED, number as u64, 0));
+            let mut real = seen(&lab.address);
+            assert_eq!(real.len(), LINES, "requests");
+            real.sort_by_key(|seen: &Seen| seen.number);
+            let real = real.iter().map(|seen| Duration::from_secs_f64(seen.took));
+            let [asked, real] = [makespan(asked, jobs), makespan(real, jobs)]
+                .map(|ideal: Duration| ideal.as_secs_f64());
             rows.push(vec![
                 format!("{name}, `-j {jobs}`"),
                 format!("{wall:.2}"),
-                format!("{:.2}", ideal.as_secs_f64()),
-                format!("{:.3}", wall / ideal.as_secs_f64()),
+                format!("{real:.2}"),
+                format!("{:.3}", wall / real),
+                format!("{asked:.2}"),
+                format!("{:.3}", wall / asked),
                 format!("{:.2}", run.cpu.as_secs_f64()),
             ]);
         }
     }
-    println!("### Schedules of 5,000 chunks\n");
-    let head = ["replies", "s", "ideal s", "÷ ideal", "processor s"];
+    println!(
+        "### Schedules of 5,000 chunks\n\nThe ideal gives each reply in its order to the first place that is \
+         free: with the times that the server's replies took, which its sleeps make a little longer than \
+         asked, and with the times that were asked.\n"
+    );
+    let head = [
+        "replies",
+        "s",
+        "ideal s",
+        "÷ ideal",
+        "ideal as asked s",
+        "÷ this",
+        "processor s",
+    ];
     println!("{}", table(&head, &rows));
 }

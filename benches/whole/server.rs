@@ -6,7 +6,9 @@
 //! message at once. `/slow/SHAPE/SEED/v1/chat/completions` takes the number that
 //! the message begins with, waits as long as [`Shape::delay`] says for it, and
 //! answers with that number; the pieces of its answer are spread over that time.
-//! `/arrivals` tells when the requests before it came, and forgets them.
+//! `/tokens/N/v1/chat/completions` answers at once with N pieces of a token each.
+//! `/arrivals` tells when the slow requests before it came and how long each
+//! really took, and forgets them.
 
 #![expect(
     clippy::print_stdout,
@@ -21,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use memchr::memmem;
 
-use crate::prose::Random;
+use crate::shape::Shape;
 
 /// Text in one event of an echo, about. Models send less at a time, but then
 /// the server would be what is measured.
@@ -34,92 +36,23 @@ const HEAD: &[u8] =
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\n\
     transfer-encoding: chunked\r\n\r\n";
 
-/// How the times of answers are spread.
+/// A slow request as the server saw it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Shape {
-    /// 20 to 2,000 ms, each as likely.
-    Even,
-    /// Always so many milliseconds.
-    Constant(u64),
-    /// So many milliseconds in the middle, a third more or less for most.
-    LogNormal(u64),
-    /// So many milliseconds for half of them, and for one in a hundred ten times as long and more.
-    HeavyTail(u64),
-    /// What was measured for requests of so many characters: P50, P95 and P99 of 320, 480 and
-    /// 520 ms for a thousand, 850, 1,200 and 1,500 for ten thousand, 4,100, 6,800 and 7,500 for a
-    /// hundred thousand.
-    Measured(u64),
+pub(crate) struct Seen {
+    /// The number that its message began with.
+    pub(crate) number: u64,
+    /// When the request was there, in seconds from the first.
+    pub(crate) at: f64,
+    /// Seconds from then until the last of its answer was sent. Sleeping takes longer than was
+    /// asked, the more so where all processors are busy.
+    pub(crate) took: f64,
 }
 
-impl Shape {
-    /// The shape as a part of a path.
-    pub(crate) fn path(self) -> String {
-        match self {
-            Self::Even => "even-0".to_owned(),
-            Self::Constant(ms) => format!("constant-{ms}"),
-            Self::LogNormal(ms) => format!("lognormal-{ms}"),
-            Self::HeavyTail(ms) => format!("heavy-{ms}"),
-            Self::Measured(characters) => format!("measured-{characters}"),
-        }
-    }
+/// Slow requests: their numbers, when they came, how long they took.
+static SEEN: Mutex<Vec<(u64, Instant, Duration)>> = Mutex::new(Vec::new());
 
-    fn parse(text: &str) -> Self {
-        let (name, number) = text.split_once('-').unwrap_or((text, ""));
-        let number = number.parse().unwrap_or_default();
-        match name {
-            "constant" => Self::Constant(number),
-            "lognormal" => Self::LogNormal(number),
-            "heavy" => Self::HeavyTail(number),
-            "measured" => Self::Measured(number),
-            _ => Self::Even,
-        }
-    }
-
-    /// The time that the answer to message `number` takes.
-    #[expect(clippy::cast_precision_loss, reason = "delays are far below 2^53 µs")]
-    pub(crate) fn delay(self, seed: u64, number: u64) -> Duration {
-        let mut random = Random(seed ^ number.wrapping_mul(0xd6e8_feb8_6659_fd93));
-        let mut part = || (random.next() >> 11) as f64 / (1_u64 << 53) as f64;
-        let ms = match self {
-            Self::Even => 20.0 + part() * 1980.0,
-            Self::Constant(ms) => ms as f64,
-            Self::LogNormal(ms) => {
-                // The sum of twelve even parts is as good as normal.
-                let normal: f64 = (0..12).map(|_| part()).sum::<f64>() - 6.0;
-                ms as f64 * (normal * 0.3).exp()
-            }
-            // Pareto with an index of one and a half: P50 is 1.6 of the least, P99 21.5.
-            Self::HeavyTail(ms) => ms as f64 / 1.6 * (1.0 - part()).max(1e-3).powf(-1.0 / 1.5),
-            Self::Measured(characters) => {
-                let known = [
-                    [320.0, 480.0, 520.0],
-                    [850.0, 1200.0, 1500.0],
-                    [4100.0, 6800.0, 7500.0],
-                ];
-                let size = (characters.max(1000) as f64 / 1000.0).log10().min(2.0);
-                let below = usize::from(size >= 1.0);
-                let share = size - if size < 1.0 { 0.0 } else { 1.0 };
-                let at = |point: usize| {
-                    let [low, high] = [known[below][point], known[below + 1][point]];
-                    low * f64::powf(high / low, share)
-                };
-                // Straight between the known points, and from half of the middle on.
-                match part() {
-                    part @ 0.0..0.5 => at(0) * (0.5 + part),
-                    part @ 0.5..0.95 => at(0) + (at(1) - at(0)) * (part - 0.5) / 0.45,
-                    part => at(1) + (at(2) - at(1)) * (part - 0.95) / 0.04,
-                }
-            }
-        };
-        Duration::from_secs_f64(ms / 1000.0)
-    }
-}
-
-/// When requests that take their time came.
-static ARRIVALS: Mutex<Vec<Instant>> = Mutex::new(Vec::new());
-
-/// What the server has seen since it was asked last: seconds from the first.
-pub(crate) fn arrivals(address: &str) -> Vec<f64> {
+/// What the server has seen since it was asked last, by the time of arrival.
+pub(crate) fn seen(address: &str) -> Vec<Seen> {
     let host = address.trim_start_matches("http://");
     let mut stream = TcpStream::connect(host).expect("the server");
     let request = format!("GET /arrivals HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
@@ -129,20 +62,26 @@ pub(crate) fn arrivals(address: &str) -> Vec<f64> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("its answer");
     let (_, body) = answer.split_once("\r\n\r\n").expect("its answer's body");
-    body.lines().filter_map(|line| line.parse().ok()).collect()
+    let line = |line: &str| {
+        let mut words = line.split(' ');
+        Some(Seen {
+            number: words.next()?.parse().ok()?,
+            at: words.next()?.parse().ok()?,
+            took: words.next()?.parse().ok()?,
+        })
+    };
+    body.lines().filter_map(line).collect()
 }
 
-/// Writes what has arrived, and forgets it.
-fn tell_arrivals(stream: &mut TcpStream) -> io::Result<()> {
-    let mut arrivals = std::mem::take(&mut *ARRIVALS.lock().expect("nobody panics with it"));
-    arrivals.sort();
-    let first = arrivals.first().copied();
+/// Writes what was seen, and forgets it.
+fn tell_seen(stream: &mut TcpStream) -> io::Result<()> {
+    let mut seen = std::mem::take(&mut *SEEN.lock().expect("nobody panics with it"));
+    seen.sort_by_key(|(_, at, _)| *at);
     let mut body = String::new();
-    for (arrived, first) in arrivals.iter().zip(first.into_iter().cycle()) {
-        let _ = std::fmt::Write::write_fmt(
-            &mut body,
-            format_args!("{:.6}\n", arrived.duration_since(first).as_secs_f64()),
-        );
+    for (number, at, took) in &seen {
+        let at = at.duration_since(seen[0].1).as_secs_f64();
+        let line = format_args!("{number} {at:.6} {:.6}\n", took.as_secs_f64());
+        let _ = std::fmt::Write::write_fmt(&mut body, line);
     }
     let length = body.len();
     write!(
@@ -170,19 +109,18 @@ fn talk(mut stream: TcpStream) -> io::Result<()> {
     while let Some(request) = reader.request(&mut stream)? {
         out.clear();
         if request.path == "/arrivals" {
-            return tell_arrivals(&mut stream);
+            return tell_seen(&mut stream);
         }
         if let Some(rest) = request.path.strip_prefix("/slow/") {
-            let arrived = Instant::now();
-            ARRIVALS
-                .lock()
-                .expect("nobody panics with it")
-                .push(arrived);
             let mut parts = rest.split('/');
             let shape = Shape::parse(parts.next().unwrap_or_default());
             let seed = parts.next().and_then(|seed| seed.parse().ok());
             let times = (shape, seed.unwrap_or_default());
             slow(&mut stream, request.body, times, &mut out)?;
+        } else if let Some(rest) = request.path.strip_prefix("/tokens/") {
+            let count = rest.split('/').next().and_then(|count| count.parse().ok());
+            tokens(request.body, count.unwrap_or_default(), &mut out);
+            stream.write_all(&out)?;
         } else {
             echo(request.body, &mut out);
             stream.write_all(&out)?;
@@ -209,6 +147,20 @@ pub(crate) fn echo(body: &[u8], out: &mut Vec<u8>) {
     end(body, out);
 }
 
+/// Writes the answer that has a piece for each of its tokens.
+fn tokens(body: &[u8], count: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(HEAD);
+    delta(b"\"role\":\"assistant\",\"content\":\"\"", out);
+    for word in [" the", " river", " runs", " to", " sea"]
+        .iter()
+        .cycle()
+        .take(count)
+    {
+        text(word.as_bytes(), out);
+    }
+    end(body, out);
+}
+
 /// Writes the answer that takes its time.
 fn slow(
     stream: &mut TcpStream,
@@ -217,12 +169,11 @@ fn slow(
     out: &mut Vec<u8>,
 ) -> io::Result<()> {
     let began = Instant::now();
-    let number: String = last_content(body)
-        .iter()
-        .take_while(|byte| byte.is_ascii_digit())
-        .map(|byte| char::from(*byte))
-        .collect();
-    let whole = shape.delay(seed, number.parse().unwrap_or_default());
+    let content = last_content(body);
+    let digits = content.iter().take_while(|byte| byte.is_ascii_digit());
+    let number: String = digits.map(|byte| char::from(*byte)).collect();
+    let value = number.parse().unwrap_or_default();
+    let whole = shape.delay(seed, value, content.len());
     out.extend_from_slice(HEAD);
     delta(b"\"role\":\"assistant\",\"content\":\"\"", out);
     for piece in 0..SLOW_PIECES {
@@ -239,6 +190,8 @@ fn slow(
         }
     }
     end(body, out);
+    let one = (value, began, began.elapsed());
+    SEEN.lock().expect("nobody panics with it").push(one);
     stream.write_all(out)
 }
 

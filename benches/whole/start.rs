@@ -27,6 +27,7 @@ const PROMPT: &str = "summarize";
 pub(crate) fn measure(lab: &Lab) {
     version(lab);
     one_chunk(lab);
+    counting(lab);
 }
 
 /// A program in the comparison.
@@ -170,6 +171,51 @@ fn one_chunk(lab: &Lab) {
     }
 }
 
+/// A run that has to count tokens beside one that does not: what is shorter than the bound in bytes
+/// cannot have more tokens, so the bound alone makes the difference.
+fn counting(lab: &Lab) {
+    let count = runs(60);
+    println!(
+        "### Start: tokens counted\n\nRuns of each: {count}, in turn; one chunk, one request; the larger text is \
+         there for the memory, since each word looks at other parts of the vocabulary.\n"
+    );
+    let base_url = format!("{}/v1", lab.address);
+    let bounds = [
+        [(1024, "2000"), (1024, "1000")],
+        [(1 << 17, "200000"), (1 << 17, "100000")],
+    ];
+    for [plain, counted] in bounds {
+        let mut rivals = [plain, counted].map(|(_, bound)| {
+            let base_url = base_url.clone();
+            Rival::new(bound, move |lab| {
+                let mut command = lab.gptpipe(&base_url);
+                command.args(["-q", "--no-cache", "-c", bound, PROMPT]);
+                command
+            })
+        });
+        let text = &prose::english(plain.0, 1)[..plain.0];
+        let input = lab.folder.join("input");
+        child::write(&input, text.as_bytes());
+        for _ in 0..count {
+            for rival in &mut rivals {
+                let run = child::run(&mut (rival.make)(lab), &input);
+                assert!(run.output == text.as_bytes(), "the echo differs");
+                rival.runs.push(run);
+            }
+        }
+        rivals[0].name = "not counted";
+        rivals[1].name = "counted";
+        let kib = plain.0 >> 10;
+        let difference = |of: fn(&Rival) -> Spread| of(&rivals[1]).median - of(&rivals[0]).median;
+        println!(
+            "{kib} KiB: counting adds {:.2} ms and {:.1} MiB.\n",
+            difference(Rival::wall),
+            difference(Rival::peak)
+        );
+        show(&rivals);
+    }
+}
+
 /// Prints the comparison; ratios are those of the first to each.
 fn show(rivals: &[Rival]) {
     let first = rivals[0].wall().median;
@@ -233,7 +279,7 @@ fn configure_aichat(lab: &Lab, stream: bool) -> PathBuf {
 }
 
 /// A program on PATH.
-fn find(name: &str) -> Option<PathBuf> {
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     let found = std::env::split_paths(&path).map(|folder| folder.join(name));
     found.into_iter().find(|file| {

@@ -3,7 +3,7 @@
 //! It sends a body, reads the stream that comes back and says how it ended. Who
 //! is asked, how often and how many at a time is decided elsewhere.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, stream};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{RequestBuilder, Response, Url};
-use tokio::time::timeout;
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use crate::api::address::{endpoint, host, is_loopback};
 pub use crate::api::credentials::Auth;
@@ -306,11 +306,12 @@ impl Client {
         mut on_text: impl FnMut(&str),
     ) -> Result<Reply, Failure> {
         let mut decoder = Decoder::new(self.api, self.end);
-        let body = stream::unfold(response, |mut response| async move {
-            match self.chunk(&mut response).await {
+        let from = (response, Silence::new(self.timeout));
+        let body = stream::unfold(from, |(mut response, mut silence)| async move {
+            match silence.chunk(&mut response).await {
                 Ok(None) => None,
-                Ok(Some(bytes)) => Some((Ok(bytes), response)),
-                Err(failure) => Some((Err(failure), response)),
+                Ok(Some(bytes)) => Some((Ok(bytes), (response, silence))),
+                Err(failure) => Some((Err(failure), (response, silence))),
             }
         });
         let mut events = pin!(sse::events(body));
@@ -333,19 +334,6 @@ impl Client {
         }
     }
 
-    /// The next bytes of a body. Silence is measured here, in bytes and not in events: a server
-    /// that sends comments while it works is alive.
-    async fn chunk(&self, response: &mut Response) -> Result<Option<Bytes>, Failure> {
-        if let Ok(result) = timeout(self.timeout, response.chunk()).await {
-            return result.map_err(|error| transport::from_transport(&error));
-        }
-        let silence = humantime::format_duration(self.timeout);
-        Err(Failure::new(
-            Kind::Timeout(Wait::Idle),
-            &format!("nothing came for {silence}"),
-        ))
-    }
-
     /// Reads a body, at most `limit` bytes of it.
     pub(super) async fn read(
         &self,
@@ -353,8 +341,9 @@ impl Client {
         limit: usize,
     ) -> (Bytes, Result<(), Failure>) {
         let mut body = BytesMut::new();
+        let mut silence = Silence::new(self.timeout);
         while body.len() < limit {
-            let end = match self.chunk(&mut response).await {
+            let end = match silence.chunk(&mut response).await {
                 Ok(Some(bytes)) => {
                     body.extend_from_slice(&bytes);
                     continue;
@@ -365,6 +354,56 @@ impl Client {
             return (body.freeze(), end);
         }
         (body.freeze(), Ok(()))
+    }
+}
+
+/// Watches for silence on a connection. It is measured in bytes and not in events: a server that sends
+/// comments while it works is alive.
+#[derive(Debug)]
+struct Silence {
+    timeout: Duration,
+    heard: Instant,
+    /// Wakes when there may have been silence for long enough. Set anew only then: bytes come far
+    /// more often.
+    alarm: Pin<Box<Sleep>>,
+}
+
+impl Silence {
+    fn new(timeout: Duration) -> Self {
+        Self {
+            timeout,
+            heard: Instant::now(),
+            alarm: Box::pin(sleep(timeout)),
+        }
+    }
+
+    /// The next bytes of a body.
+    async fn chunk(&mut self, response: &mut Response) -> Result<Option<Bytes>, Failure> {
+        let chunk = tokio::select! {
+            biased;
+            chunk = response.chunk() => chunk,
+            () = alarm(self.alarm.as_mut(), self.heard, self.timeout) => {
+                let silence = humantime::format_duration(self.timeout);
+                return Err(Failure::new(
+                    Kind::Timeout(Wait::Idle),
+                    &format!("nothing came for {silence}"),
+                ));
+            }
+        };
+        self.heard = Instant::now();
+        chunk.map_err(|error| transport::from_transport(&error))
+    }
+}
+
+/// Waits until the timeout after what was heard last.
+async fn alarm(mut alarm: Pin<&mut Sleep>, heard: Instant, timeout: Duration) {
+    loop {
+        alarm.as_mut().await;
+        // A timeout beyond all time never comes; the alarm itself is set to some far time then.
+        match heard.checked_add(timeout) {
+            Some(due) if due > Instant::now() => alarm.as_mut().reset(due),
+            _ => return,
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::api::failure::{Failure, Kind};
 use crate::api::fault;
+use crate::api::mould::Mould;
 use crate::api::reply::{Finish, Reply, Usage};
 use crate::api::wire::{
     ChatEvent, Counts, Named, Part, Response, ResponsesEvent, Text, finish_of, is_error, join,
@@ -65,6 +66,8 @@ pub struct Decoder {
     pub(super) reason: Option<String>,
     has_tool_call: bool,
     pub(super) progress: Progress,
+    /// That of the last event which brought nothing but text.
+    mould: Mould,
 }
 
 /// How far a stream has come.
@@ -90,6 +93,7 @@ impl Decoder {
             reason: None,
             has_tool_call: false,
             progress: Progress::Nothing,
+            mould: Mould::default(),
         }
     }
 
@@ -210,6 +214,10 @@ impl Decoder {
     }
 
     pub(super) fn chat(&mut self, data: &str) -> Result<(), Bad> {
+        if let Some(text) = self.mould.text(data) {
+            join(&mut self.reply.text, &mut self.half, text.as_bytes());
+            return Ok(());
+        }
         let event: ChatEvent<'_> = serde_json::from_str(data)?;
         if is_error(event.error) {
             return Err(Bad::said(fault::from_event(data)));
@@ -219,6 +227,9 @@ impl Decoder {
             if named.object.is("error") || named.kind.is("error") {
                 return Err(Bad::said(fault::from_event(data)));
             }
+        }
+        if let Some(text) = event.only_text() {
+            self.mould.take(data, text);
         }
         event.id.keep(&mut self.reply.id);
         event.model.keep(&mut self.reply.model);

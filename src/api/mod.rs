@@ -11,6 +11,7 @@ pub mod failure;
 pub mod fault;
 mod http;
 pub mod identity;
+mod mould;
 pub mod plain;
 pub mod reply;
 pub mod request;

@@ -12,9 +12,9 @@ use std::fmt;
 use std::pin::Pin;
 
 use bytes::Bytes;
-use eventsource_stream::{EventStream, Eventsource};
+use eventsource_stream::{Event, EventStreamError, Eventsource};
 use futures::stream::{self, Stream, StreamExt};
-use memchr::memchr2;
+use memchr::{memchr, memchr2};
 
 /// The longest event that is accepted, in bytes.
 pub const MAX_EVENT: usize = 16 << 20;
@@ -155,8 +155,11 @@ impl Lines {
             // parser copies the last id into every event, and panics if a second mark follows the first.
             return Ok(());
         }
-        let text = String::from_utf8_lossy(line);
-        self.append(&text);
+        // Nearly every line is text, and found to be that much faster than by what replaces what is not.
+        match std::str::from_utf8(line) {
+            Ok(text) => self.append(text),
+            Err(_) => self.append(&String::from_utf8_lossy(line)),
+        }
         Ok(())
     }
 
@@ -164,7 +167,8 @@ impl Lines {
         match self.ready.back_mut() {
             Some(piece) if piece.len() + line.len() < PIECE => piece.push_str(line),
             _ => {
-                let mut piece = String::with_capacity(line.len() + 1);
+                // Its line end, and that of the blank line that mostly follows.
+                let mut piece = String::with_capacity(line.len() + 2);
                 piece.push_str(line);
                 self.ready.push_back(piece);
             }
@@ -232,10 +236,76 @@ where
     })
 }
 
-/// The events of a body, each with its name (`message` if it has none) and its data.
-pub fn events<S, E>(body: S) -> EventStream<impl Stream<Item = Result<String, Broken<E>>>>
+/// The events of a body, each with its name and its data. The name is `message` or empty where there is none.
+///
+/// An event that is one line of data, as nearly all are, is that line; for any other there is the parser, which
+/// copies each event several times and would take a third of the time of a stream at full speed.
+pub fn events<S, E>(body: S) -> impl Stream<Item = Result<Event, EventStreamError<Broken<E>>>>
 where
     S: Stream<Item = Result<Bytes, E>>,
 {
-    guard(body).eventsource()
+    struct State<S> {
+        pieces: Pin<Box<S>>,
+        piece: String,
+        /// Where in the piece the next event begins.
+        at: usize,
+        /// The lines of an event under way that is for the parser.
+        lines: Vec<String>,
+    }
+    let state = State {
+        pieces: Box::pin(guard(body)),
+        piece: String::new(),
+        at: 0,
+        lines: Vec::new(),
+    };
+    stream::unfold(state, |mut state| async move {
+        loop {
+            let rest = &state.piece[state.at..];
+            if rest.is_empty() {
+                match state.pieces.next().await? {
+                    Ok(piece) => (state.piece, state.at) = (piece, 0),
+                    Err(error) => return Some((Err(EventStreamError::Transport(error)), state)),
+                }
+            } else if state.lines.is_empty()
+                && let Some((data, length)) = one_line(rest)
+            {
+                let data = data.to_owned();
+                let event = Event {
+                    data,
+                    ..Event::default()
+                };
+                state.at += length;
+                return Some((Ok(event), state));
+            } else {
+                let blank = if rest.starts_with('\n') {
+                    Some(1)
+                } else {
+                    rest.find("\n\n").map(|at| at + 2)
+                };
+                let length = blank.unwrap_or(rest.len());
+                state.lines.push(rest[..length].to_owned());
+                state.at += length;
+                if blank.is_some() {
+                    let lines = std::mem::take(&mut state.lines).into_iter().map(Ok);
+                    let mut parsed = stream::iter(lines).eventsource();
+                    if let Some(event) = parsed.next().await {
+                        return Some((event, state));
+                    }
+                }
+            }
+        }
+    })
+}
+
+/// The data of an event that is nothing but one line of it, and the event's length.
+fn one_line(text: &str) -> Option<(&str, usize)> {
+    let data = text.strip_prefix("data:")?;
+    let end = memchr(b'\n', data.as_bytes())?;
+    let (data, after) = data.split_at(end);
+    after.starts_with("\n\n").then(|| {
+        (
+            data.strip_prefix(' ').unwrap_or(data),
+            "data:".len() + end + 2,
+        )
+    })
 }

@@ -496,6 +496,21 @@ proptest! {
     }
 
     #[test]
+    fn events_alike_and_not_alike_give_all_their_text(pieces in prop::collection::vec((any::<String>(), "[a\"]{0,2}", 0..4_u8), 0..20)) {
+        let events: Vec<String> = pieces.iter().map(|(text, id, kind)| {
+            let mut choice = serde_json::json!({"index": 0, "delta": {"content": text}, "finish_reason": null});
+            if *kind == 0 {
+                choice["delta"]["tool_calls"] = serde_json::json!([]);
+            }
+            serde_json::json!({"id": id, "choices": [choice], "usage": null}).to_string()
+        }).collect();
+        let mut events: Vec<&str> = events.iter().map(String::as_str).collect();
+        events.push(r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#);
+        let text: String = pieces.iter().map(|(text, ..)| text.as_str()).collect();
+        prop_assert_eq!(chat(&stream_of(&events)).unwrap().text, text);
+    }
+
+    #[test]
     fn text_cut_by_utf16_units_is_joined(text in any::<String>(), size in 1..4_usize) {
         let units: Vec<u16> = text.encode_utf16().collect();
         let events: Vec<String> = units.chunks(size).map(|piece| {

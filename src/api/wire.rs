@@ -27,6 +27,31 @@ pub(super) struct ChatEvent<'a> {
     pub(super) error: Option<&'a RawValue>,
 }
 
+impl<'a> ChatEvent<'a> {
+    /// The text of an event that brings nothing else but what each event of its stream repeats; none where it has
+    /// escapes in it.
+    pub(super) fn only_text(&self) -> Option<&'a [u8]> {
+        let [choice] = self.choices.as_deref()? else {
+            return None;
+        };
+        let message = choice.delta.as_ref()?;
+        let text = message.content.as_ref()?;
+        let is_all = choice.index.unwrap_or(0) == 0
+            && choice.message.is_none()
+            && choice.error.is_none()
+            && choice.finish_reason.0.is_none()
+            && message.refusal.is_none()
+            && !message.tool_calls.0
+            && !message.function_call.0
+            && self.usage.is_none_or(|usage| usage.get() == "null")
+            && self.error.is_none_or(|error| error.get() == "null");
+        match text.0 {
+            Cow::Borrowed(text) if is_all => Some(text),
+            _ => None,
+        }
+    }
+}
+
 /// An event without choices: vLLM's and Mistral's errors are not wrapped, but name themselves.
 #[derive(Deserialize)]
 pub(super) struct Named<'a> {

@@ -1,6 +1,7 @@
 //! The whole path: chunks in, requests in flight, replies out in order.
 
 pub mod ask;
+mod asked;
 mod dropped;
 pub mod map;
 mod mend;

@@ -8,14 +8,14 @@
 //! depends on jobs and chunk size, never on the input.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use futures::future::{Shared, WeakShared};
+use futures::future::Shared;
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -25,6 +25,7 @@ use crate::error::Error;
 use crate::input::reader::Piece;
 use crate::limit::concurrency::Jobs;
 use crate::pipeline::ask::{Asker, Traffic, Work};
+use crate::pipeline::asked::Asked;
 use crate::pipeline::place::Place;
 use crate::pipeline::recall::Recall;
 use crate::pipeline::room::{Room, Share};
@@ -115,7 +116,7 @@ pub(super) struct Board {
     /// Whether that is all.
     pub(super) is_all_known: Cell<bool>,
     /// Who asks about which text, so that the same is asked only once.
-    asked: RefCell<HashMap<Key, WeakShared<Task>>>,
+    asked: RefCell<Asked>,
 }
 
 /// The chunks in their order, each when it is done with.
@@ -213,7 +214,7 @@ impl Clerk<'_> {
         let traffic = self.traffic.clone();
         let answer = asker.answer(work, permit, traffic, live, Arc::clone(&share));
         let task = Task(tokio::spawn(answer)).shared();
-        self.enter(key, &task);
+        self.board.asked.borrow_mut().enter(key, &task);
         Waiting::For(Box::new(place), task, kept, share)
     }
 
@@ -233,7 +234,7 @@ impl Clerk<'_> {
     /// each time.
     fn same(&self, key: &Key) -> Option<Shared<Task>> {
         self.asker.recall.cache.as_ref()?;
-        self.board.asked.borrow().get(key)?.upgrade()
+        self.board.asked.borrow().get(key)
     }
 
     /// Waits for something, but not if a chunk before this one ends the run: whoever has it may be
@@ -244,17 +245,6 @@ impl Clerk<'_> {
             biased;
             _ = over.wait_for(|first| *first < number) => None,
             value = wait => Some(value),
-        }
-    }
-
-    /// Enters who asks about a text; those that are done with leave now and then.
-    fn enter(&self, key: Key, task: &Shared<Task>) {
-        let mut tasks = self.board.asked.borrow_mut();
-        if tasks.len() > MOST {
-            tasks.retain(|_, task| task.upgrade().is_some());
-        }
-        if let Some(task) = task.downgrade() {
-            tasks.insert(key, task);
         }
     }
 }
