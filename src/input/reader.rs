@@ -21,6 +21,9 @@ use crate::input::chunker::Chunker;
 /// Bytes asked for at a time; a pipe of Linux holds as many.
 const READ_BYTES: usize = 64 * 1024;
 
+/// Chunks that are handed on together at most, however short they are.
+const TOGETHER: usize = 256;
+
 /// Files that are held open until their turn; the others are opened again, so
 /// that more files can be named than a process may hold open.
 const HELD_OPEN: usize = 64;
@@ -103,8 +106,8 @@ pub struct Piece {
     pub chunk: Chunk,
 }
 
-/// Reads all sources to their ends and hands on their chunks. `send` says
-/// whether anybody still takes them.
+/// Reads all sources to their ends and hands on their chunks, those that one
+/// read completes together. `send` says whether anybody still takes them.
 ///
 /// # Errors
 /// [`Error::NoInput`] when reading fails, [`Error::NotText`] where the input is
@@ -113,7 +116,7 @@ pub fn read(
     sources: Vec<Source>,
     options: &ChunkerOptions,
     flush_after: Option<Duration>,
-    mut send: impl FnMut(Piece) -> bool,
+    mut send: impl FnMut(Vec<Piece>) -> bool,
 ) -> Result<(), Error> {
     for Source { name, from } in sources {
         let input: Box<dyn Read + Send> = match from {
@@ -140,16 +143,19 @@ pub fn read(
                 // After a character without its end, what was begun stays unsent.
                 Event::End => text.finish().inspect(|()| chunker.finish()),
             };
-            let mut is_wanted = true;
-            for chunk in chunker.by_ref() {
-                is_wanted = send(Piece {
-                    file: Arc::clone(&name),
-                    chunk,
-                });
-                if !is_wanted {
-                    break;
+            let mut pieces = chunker.by_ref().map(|chunk| Piece {
+                file: Arc::clone(&name),
+                chunk,
+            });
+            let is_wanted = loop {
+                let together: Vec<Piece> = pieces.by_ref().take(TOGETHER).collect();
+                if together.is_empty() {
+                    break true;
                 }
-            }
+                if !send(together) {
+                    break false;
+                }
+            };
             result.map_err(|at| Error::NotText {
                 file: name.to_string(),
                 offset: at.offset,

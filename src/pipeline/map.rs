@@ -19,8 +19,9 @@ use crate::output::format::Formatter;
 use crate::output::record::{Fault, Record, Tokens};
 use crate::output::writer::Writer;
 use crate::pipeline::ask::{Asker, Traffic, is_hopeless};
+use crate::pipeline::found::Found;
 use crate::pipeline::place::Place;
-use crate::pipeline::reorder::{Board, Found, Item, MapOptions, OnError, Showing, items};
+use crate::pipeline::reorder::{Board, Item, MapOptions, OnError, Showing, items};
 use crate::pipeline::tally::Tally;
 use crate::pipeline::task::{Live, Outcome};
 use crate::pipeline::tell::wait_for_flight;
@@ -77,16 +78,16 @@ impl Map<'_> {
         let mut items = std::pin::pin!(items);
         let mut tick = tokio::time::interval(TICK);
         loop {
-            let known = self.tally.known.load(Ordering::Relaxed);
-            let is_all_known = board.is_all_known.get();
-            self.progress.update(Snapshot {
-                done: self.tally.written,
-                known,
-                is_all_known,
-                in_flight: traffic.concurrency.in_flight(),
-                cached: self.tally.cached,
-                tokens: self.tally.tokens,
-            });
+            if self.progress.is_shown() {
+                self.progress.update(Snapshot {
+                    done: self.tally.written,
+                    known: self.tally.known.load(Ordering::Relaxed),
+                    is_all_known: board.is_all_known.get(),
+                    in_flight: traffic.concurrency.in_flight(),
+                    cached: self.tally.cached,
+                    tokens: self.tally.tokens,
+                });
+            }
             let head = board
                 .shown
                 .borrow()
@@ -123,22 +124,20 @@ impl Map<'_> {
             let error = match item {
                 Item::Gap(gap) => {
                     board.gaps.borrow_mut().pop_front();
-                    let mut out = String::new();
-                    self.formatter.gap(&gap, &mut out);
-                    self.pending.push_str(&out);
+                    self.formatter.gap(&gap, &mut self.pending);
                     continue;
                 }
                 Item::Error(error) => error,
+                Item::Hit(place, reply, _share) => {
+                    let outcome = Outcome::remembered(reply);
+                    match self.take(&board, &place, &outcome, None, options) {
+                        Ok(()) => continue,
+                        Err(error) => error,
+                    }
+                }
                 Item::Reply(place, outcome, text, _share) => {
-                    let showing = board.shown.borrow_mut().pop_front();
-                    board.gaps.borrow_mut().pop_front();
-                    match self.reply(&place, &outcome, text.as_deref(), showing, options) {
-                        Ok(is_written) => {
-                            if is_written {
-                                self.next_gap(board.gaps.borrow().front());
-                            }
-                            continue;
-                        }
+                    match self.take(&board, &place, &outcome, text.as_deref(), options) {
+                        Ok(()) => continue,
                         Err(error) => error,
                     }
                 }
@@ -152,10 +151,27 @@ impl Map<'_> {
         }
     }
 
+    /// Takes a chunk that is done with off the board, and what it gives to write.
+    fn take(
+        &mut self,
+        board: &Board,
+        place: &Place,
+        outcome: &Outcome,
+        text: Option<&str>,
+        options: MapOptions,
+    ) -> Result<(), Error> {
+        let showing = board.shown.borrow_mut().pop_front();
+        board.gaps.borrow_mut().pop_front();
+        if self.reply(place, outcome, text, showing, options)? {
+            self.next_gap(board.gaps.borrow().front());
+        }
+        Ok(())
+    }
+
     /// Writes the white space before a chunk, if that has not been done.
-    fn gap(&mut self, gap: &str, out: &mut String) {
+    fn gap(&mut self, gap: &str) {
         if !std::mem::take(&mut self.is_gap_out) {
-            self.formatter.gap(gap, out);
+            self.formatter.gap(gap, &mut self.pending);
         }
     }
 
@@ -163,9 +179,7 @@ impl Map<'_> {
     /// would leave a line open that other processes write into.
     fn next_gap(&mut self, next: Option<&Option<String>>) {
         if let Some(Some(gap)) = next {
-            let mut out = String::new();
-            self.formatter.gap(gap, &mut out);
-            self.pending.push_str(&out);
+            self.formatter.gap(gap, &mut self.pending);
             self.is_gap_out = true;
         }
     }
@@ -173,17 +187,15 @@ impl Map<'_> {
     /// Shows what has come of the head since the last time.
     fn show(&mut self, showing: &mut Showing) {
         let taken = showing.live.take();
-        let mut out = String::new();
         if taken.is_restarted && std::mem::take(&mut showing.has_begun) {
-            self.formatter.restart(&mut out);
+            self.formatter.restart(&mut self.pending);
         }
         if !taken.text.is_empty() {
             if !std::mem::replace(&mut showing.has_begun, true) {
-                self.gap(&showing.place.gap, &mut out);
+                self.gap(&showing.place.gap);
             }
-            self.formatter.text(&taken.text, &mut out);
+            self.formatter.text(&taken.text, &mut self.pending);
         }
-        self.pending.push_str(&out);
     }
 
     /// Takes in how a chunk ended: its reply, as much of it as is not shown yet, or what stands in
@@ -216,25 +228,22 @@ impl Map<'_> {
             }
         };
         let kept = text.filter(|_| options.on_error == OnError::Keep);
-        let mut out = String::new();
         let is_written = if self.formatter.is_jsonl() {
-            record(place, outcome, kept, self.formatter, &mut out);
+            record(place, outcome, kept, self.formatter, &mut self.pending);
             true
         } else {
             match &outcome.result {
                 Ok(reply) => {
                     if !has_begun {
-                        out.reserve(place.gap.len() + reply.text.len() + 1);
-                        self.gap(&place.gap, &mut out);
-                        self.formatter.whole(&reply.text, &mut out);
+                        self.gap(&place.gap);
+                        self.formatter.whole(&reply.text, &mut self.pending);
                     }
-                    self.end(place, &mut out);
+                    self.end(place);
                     true
                 }
-                Err(_) => self.stand_in(place, kept, has_begun, ends_run, options, &mut out),
+                Err(_) => self.stand_in(place, kept, has_begun, ends_run, options),
             }
         };
-        self.pending.push_str(&out);
         match ends_run {
             Some(failure) => Err(place.failed(failure, outcome.attempts, outcome.took)),
             None => Ok(is_written),
@@ -249,11 +258,10 @@ impl Map<'_> {
         has_begun: bool,
         ends_run: Option<&Failure>,
         options: MapOptions,
-        out: &mut String,
     ) -> bool {
         if has_begun {
             // What was shown of it stays; what comes next goes on a line of its own.
-            self.formatter.restart(out);
+            self.formatter.restart(&mut self.pending);
         }
         // What is left out takes the white space before it along, or, if that is written
         // already, the white space after it.
@@ -261,16 +269,17 @@ impl Map<'_> {
             return false;
         }
         if !has_begun {
-            self.gap(&place.gap, out);
+            self.gap(&place.gap);
         }
-        self.formatter.text(kept.unwrap_or_default(), out);
-        self.end(place, out);
+        self.formatter
+            .text(kept.unwrap_or_default(), &mut self.pending);
+        self.end(place);
         true
     }
 
-    fn end(&mut self, place: &Place, out: &mut String) {
-        self.formatter.end(out);
-        self.formatter.gap(&place.tail, out);
+    fn end(&mut self, place: &Place) {
+        self.formatter.end(&mut self.pending);
+        self.formatter.gap(&place.tail, &mut self.pending);
     }
 
     async fn flush(&mut self) -> Result<(), Error> {

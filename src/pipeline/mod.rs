@@ -3,6 +3,7 @@
 pub mod ask;
 mod asked;
 mod dropped;
+pub mod found;
 pub mod map;
 mod mend;
 mod pace;

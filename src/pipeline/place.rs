@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::api::failure::{Failure, Kind, Verdict};
 use crate::api::retry::PATIENCE;
 use crate::error::{Error, ExitStatus};
+use crate::input::reader::Piece;
 
 /// Where a chunk stands, for messages and for the white space around it.
 #[derive(Clone, Debug)]
@@ -22,6 +23,20 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// The place of a chunk: taken off it, so that what is left is what there is to ask about.
+    pub(super) fn of(piece: &mut Piece, number: u64) -> Self {
+        let chunk = &mut piece.chunk;
+        Self {
+            number,
+            file: Arc::clone(&piece.file),
+            gap: std::mem::take(&mut chunk.gap),
+            tail: std::mem::take(&mut chunk.tail),
+            offset: chunk.offset,
+            bytes: chunk.text.len() as u64,
+            line: chunk.line,
+        }
+    }
+
     /// What a message calls the chunk: its number, and where it stands.
     pub(super) fn name(&self) -> String {
         if self.line == 0 {

@@ -23,6 +23,15 @@ impl Recall {
         Key(self.identity.of(text, context))
     }
 
+    /// What is known under each of some keys, as [`Cache::lookup_all`] says.
+    #[must_use]
+    pub fn entries(&self, keys: &[Key], most_bytes: usize) -> Vec<Option<Entry>> {
+        match &self.cache {
+            Some(cache) => cache.lookup_all(keys, most_bytes),
+            None => vec![None; keys.len()],
+        }
+    }
+
     /// What is known under a key.
     #[must_use]
     pub fn entry(&self, key: &Key) -> Option<Entry> {
@@ -30,19 +39,22 @@ impl Recall {
     }
 
     /// The whole reply, if all of it is known.
-    #[must_use]
-    pub fn whole(&self, key: &Key, text: &str, context: &str) -> Option<Reply> {
+    fn whole(&self, key: &Key, text: &str, context: &str) -> Option<Reply> {
         match self.entry(key)? {
             Entry::Reply(reply) => Some(reply),
-            Entry::Split { end, start } => {
-                let halves = Halves::of(text, context, end, start)?;
-                let [left, right] = [halves.left, halves.right].map(|(text, context)| {
-                    // One half missing is enough to have to ask.
-                    self.whole(&self.key(text, &context), text, &context)
-                });
-                Some(join(&left?, halves.gap, &right?))
-            }
+            Entry::Split { end, start } => self.parts(text, context, end, start),
         }
+    }
+
+    /// The whole reply to a text that is asked about in two halves, if all of it is known.
+    #[must_use]
+    pub fn parts(&self, text: &str, context: &str, end: usize, start: usize) -> Option<Reply> {
+        let halves = Halves::of(text, context, end, start)?;
+        let [left, right] = [halves.left, halves.right].map(|(text, context)| {
+            // One half missing is enough to have to ask.
+            self.whole(&self.key(text, &context), text, &context)
+        });
+        Some(join(&left?, halves.gap, &right?))
     }
 }
 

@@ -25,8 +25,9 @@ use crate::error::Error;
 use crate::limit::concurrency::Concurrency;
 use crate::output::fence::unfenced;
 use crate::pipeline::ask::{Asker, Traffic, Work, is_hopeless};
+use crate::pipeline::found::Found;
 use crate::pipeline::place::Place;
-use crate::pipeline::reorder::{Board, Found, Item, MapOptions, OnError, items};
+use crate::pipeline::reorder::{Board, Item, MapOptions, OnError, items};
 use crate::pipeline::room::Room;
 use crate::pipeline::tally::Tally;
 use crate::pipeline::task::{Outcome, Task};
@@ -123,6 +124,13 @@ impl Reduce<'_> {
                 item = items.next(), if !is_mapped && levels.waiting() < most => match item {
                     Some(Item::Gap(_)) => Ok(()),
                     Some(Item::Error(error)) => Err(error),
+                    Some(Item::Hit(place, reply, _share)) => {
+                        self.tally.written += 1;
+                        let outcome = Outcome::remembered(reply);
+                        let numbers = place.number..=place.number;
+                        let part = self.part(&place, &outcome, String::new, numbers, is_first);
+                        part.map(|part| levels.push(0, part))
+                    }
                     Some(Item::Reply(place, outcome, text, _share)) => {
                         self.tally.written += u64::from(outcome.result.is_ok());
                         let numbers = place.number..=place.number;
@@ -354,7 +362,7 @@ impl Levels {
         let (asker, traffic) = (Arc::clone(&self.asker), self.traffic.clone());
         let room = Arc::clone(&self.room);
         let task = Task(tokio::spawn(async move {
-            let share = room.share(work.text.len(), usize::MAX).await;
+            let share = room.share(1, work.text.len(), usize::MAX).await;
             let permit = traffic.concurrency.acquire().await;
             asker.answer(work, permit, traffic, None, share).await
         }));

@@ -22,12 +22,12 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::api::reply::Reply;
 use crate::error::Error;
-use crate::input::reader::Piece;
+use crate::input::chunk::Chunk;
 use crate::limit::concurrency::Jobs;
 use crate::pipeline::ask::{Asker, Traffic, Work};
 use crate::pipeline::asked::Asked;
+use crate::pipeline::found::{Found, Hit, Miss};
 use crate::pipeline::place::Place;
-use crate::pipeline::recall::Recall;
 use crate::pipeline::room::{Room, Share};
 use crate::pipeline::task::{Live, Outcome, Task};
 use crate::store::cache::Key;
@@ -59,36 +59,13 @@ pub struct MapOptions {
     pub is_by_line: bool,
 }
 
-/// A piece of the input and what is known about it already.
-#[derive(Debug)]
-pub struct Found {
-    /// The piece.
-    pub piece: Piece,
-    /// What the cache calls it.
-    pub key: Key,
-    /// Its reply, where it is remembered.
-    pub reply: Option<Reply>,
-}
-
-impl Found {
-    /// Looks a piece up; done where it is cut, away from the runtime.
-    #[must_use]
-    pub fn look_up(piece: Piece, recall: &Recall) -> Self {
-        let (text, context) = (&piece.chunk.text, &piece.chunk.context);
-        let key = recall.key(text, context);
-        let reply = if text.is_empty() {
-            None
-        } else {
-            recall.whole(&key, text, context)
-        };
-        Self { piece, key, reply }
-    }
-}
-
 /// A chunk on its way, in its place in the order.
 pub(super) enum Item {
     /// White space alone; nothing was asked.
     Gap(String),
+    /// A chunk whose reply was remembered, and the room that is free once all that came with it is
+    /// written.
+    Hit(Place, Reply, Arc<Share>),
     /// A chunk that is done with, its text where that may have to take the reply's place, and the
     /// room that is free once it is written.
     Reply(Box<Place>, Arc<Outcome>, Option<String>, Arc<Share>),
@@ -146,6 +123,7 @@ pub(super) fn items<'s>(
         .take_while(move |_| std::future::ready(*over.borrow() == u64::MAX))
         .then(move |found| Rc::clone(&clerk).place(found))
         .buffered(MOST)
+        .flat_map(futures::stream::iter)
 }
 
 /// Gives every chunk its place in the order.
@@ -159,55 +137,69 @@ struct Clerk<'s> {
 }
 
 impl Clerk<'_> {
-    /// Puts a chunk into its place, and has it asked about if that is needed: then not before there
-    /// is a permit for it.
+    /// Puts what is known into its place.
     async fn place(self: Rc<Self>, found: Result<Found, Error>) -> Waiting {
-        let (piece, key, reply) = match found {
-            Ok(Found { piece, key, reply }) => (piece, key, reply),
-            Err(error) => return Waiting::Now(Some(Item::Error(error))),
-        };
-        let chunk = piece.chunk;
-        if chunk.text.is_empty() {
-            self.board.gaps.borrow_mut().push_back(None);
-            return Waiting::Now(Some(Item::Gap(chunk.gap)));
+        match found {
+            Ok(Found::Hits(hits)) => self.known(hits).await,
+            Ok(Found::Miss(miss)) => self.asked(miss).await,
+            Err(error) => Waiting::Now(vec![Item::Error(error)]),
         }
-        let number = self.board.known.fetch_add(1, Ordering::Relaxed) + 1;
-        let place = Place {
-            number,
-            file: piece.file,
-            gap: chunk.gap,
-            tail: chunk.tail,
-            offset: chunk.offset,
-            bytes: chunk.text.len() as u64,
-            line: chunk.line,
+    }
+
+    /// Puts chunks that need no request into their places.
+    async fn known(&self, hits: Vec<Hit>) -> Waiting {
+        let (mut replies, mut bytes) = (0, 0);
+        for Hit { piece, reply } in &hits {
+            let gap = reply.as_ref().map(|reply| {
+                replies += 1;
+                bytes += reply.text.len();
+                piece.chunk.gap.clone()
+            });
+            self.board.gaps.borrow_mut().push_back(gap);
+        }
+        let number = self.board.known.fetch_add(replies, Ordering::Relaxed) + 1;
+        let chunks = usize::try_from(replies).unwrap_or(usize::MAX);
+        let Some(share) = self.share(number, chunks, bytes).await else {
+            return Waiting::Now(Vec::new());
         };
+        let mut number = number;
+        let items = hits.into_iter().map(|Hit { mut piece, reply }| {
+            let Some(reply) = reply else {
+                return Item::Gap(piece.chunk.gap);
+            };
+            let place = Place::of(&mut piece, number);
+            number += 1;
+            if self.options.is_live {
+                self.show(&place);
+            }
+            Item::Hit(place, reply, Arc::clone(&share))
+        });
+        Waiting::Now(items.collect())
+    }
+
+    /// Puts a chunk into its place and has it asked about, but not before there is a permit for it.
+    async fn asked(&self, Miss { mut piece, key }: Miss) -> Waiting {
+        let number = self.board.known.fetch_add(1, Ordering::Relaxed) + 1;
+        let place = Place::of(&mut piece, number);
+        let Chunk { text, context, .. } = piece.chunk;
         let gap = Some(place.gap.clone());
         self.board.gaps.borrow_mut().push_back(gap);
-        let jobs = self.options.jobs.most();
-        let Some(share) = self
-            .unless_over(number, self.room.share(chunk.text.len(), jobs))
-            .await
-        else {
-            return Waiting::Now(None);
+        let Some(share) = self.share(number, 1, text.len()).await else {
+            return Waiting::Now(Vec::new());
         };
         let live = self.options.is_live.then(|| self.show(&place));
-        if let Some(reply) = reply {
-            share.add(reply.text.len());
-            let outcome = Arc::new(Outcome::remembered(reply));
-            return Waiting::Now(Some(Item::Reply(Box::new(place), outcome, None, share)));
-        }
-        let kept = (self.options.on_error == OnError::Keep).then(|| chunk.text.clone());
+        let kept = (self.options.on_error == OnError::Keep).then(|| text.clone());
         if let Some(task) = self.same(&key) {
             return Waiting::For(Box::new(place), task, kept, share);
         }
         let permit = self.traffic.concurrency.acquire();
         let Some(permit) = self.unless_over(number, permit).await else {
-            return Waiting::Now(None);
+            return Waiting::Now(Vec::new());
         };
         let work = Work {
             place: place.clone(),
-            text: chunk.text,
-            context: chunk.context,
+            text,
+            context,
             key,
         };
         let asker = Arc::clone(&self.asker);
@@ -216,6 +208,14 @@ impl Clerk<'_> {
         let task = Task(tokio::spawn(answer)).shared();
         self.board.asked.borrow_mut().enter(key, &task);
         Waiting::For(Box::new(place), task, kept, share)
+    }
+
+    /// Room for some chunks of so many bytes, of which the first has this number; none if it is not
+    /// worth it any more.
+    async fn share(&self, number: u64, chunks: usize, bytes: usize) -> Option<Arc<Share>> {
+        let jobs = self.options.jobs.most();
+        self.unless_over(number, self.room.share(chunks, bytes, jobs))
+            .await
     }
 
     /// Gives a chunk its turn among those that may be shown. Each has one, also if nothing of it
@@ -249,21 +249,22 @@ impl Clerk<'_> {
     }
 }
 
-/// A place in the order: taken already, or waiting for its reply.
+/// A place in the order: of what needs no waiting, or of a chunk that waits for its reply.
 enum Waiting {
-    Now(Option<Item>),
+    Now(Vec<Item>),
     For(Box<Place>, Shared<Task>, Option<String>, Arc<Share>),
 }
 
 impl Future for Waiting {
-    type Output = Item;
+    type Output = Vec<Item>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Item> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Vec<Item>> {
         match &mut *self {
-            Self::Now(item) => Poll::Ready(item.take().unwrap_or(Item::Gap(String::new()))),
-            Self::For(place, task, text, share) => Pin::new(task)
-                .poll(context)
-                .map(|outcome| Item::Reply(place.clone(), outcome, text.take(), Arc::clone(share))),
+            Self::Now(items) => Poll::Ready(std::mem::take(items)),
+            Self::For(place, task, text, share) => Pin::new(task).poll(context).map(|outcome| {
+                let place = place.clone();
+                vec![Item::Reply(place, outcome, text.take(), Arc::clone(share))]
+            }),
         }
     }
 }

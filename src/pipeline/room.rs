@@ -20,17 +20,23 @@ pub(super) struct Room {
     left: Notify,
 }
 
-/// A chunk's share of the room, until it is written.
+/// A share of the room, until what has it is written.
 #[derive(Debug)]
 pub(super) struct Share {
     room: Arc<Room>,
+    chunks: usize,
     bytes: AtomicUsize,
 }
 
 impl Room {
-    /// Waits until there is room for one more chunk. There always is while fewer wait than may be
-    /// in flight.
-    pub(super) async fn share(self: &Arc<Self>, text: usize, jobs: usize) -> Arc<Share> {
+    /// Waits until there is room for some more chunks, of so many bytes together. There always is
+    /// while fewer wait than may be in flight.
+    pub(super) async fn share(
+        self: &Arc<Self>,
+        chunks: usize,
+        text: usize,
+        jobs: usize,
+    ) -> Arc<Share> {
         loop {
             let is_full = self.bytes.load(Ordering::Relaxed) >= BYTES;
             if !is_full || self.chunks.load(Ordering::Relaxed) < jobs {
@@ -38,11 +44,12 @@ impl Room {
             }
             self.left.notified().await;
         }
-        let bytes = text + EACH;
+        let bytes = text + chunks * EACH;
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.chunks.fetch_add(1, Ordering::Relaxed);
+        self.chunks.fetch_add(chunks, Ordering::Relaxed);
         Arc::new(Share {
             room: Arc::clone(self),
+            chunks,
             bytes: AtomicUsize::new(bytes),
         })
     }
@@ -60,7 +67,7 @@ impl Drop for Share {
     fn drop(&mut self) {
         let bytes = self.bytes.load(Ordering::Relaxed);
         self.room.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.room.chunks.fetch_sub(1, Ordering::Relaxed);
+        self.room.chunks.fetch_sub(self.chunks, Ordering::Relaxed);
         self.room.left.notify_one();
     }
 }
@@ -75,24 +82,28 @@ mod tests {
         let room = Arc::new(Room::default());
         let large = 3 << 20;
         let mut shares: Vec<_> = (0..8)
-            .map(|_| room.share(large, 8).now_or_never().expect("one in flight"))
+            .map(|_| {
+                room.share(1, large, 8)
+                    .now_or_never()
+                    .expect("one in flight")
+            })
             .collect();
-        assert!(room.share(1, 8).now_or_never().is_none());
+        assert!(room.share(1, 1, 8).now_or_never().is_none());
         shares.truncate(2);
-        assert!(room.share(1, 2).now_or_never().is_some());
+        assert!(room.share(1, 1, 2).now_or_never().is_some());
         shares[0].add(large);
-        assert!(room.share(1, 2).now_or_never().is_none());
+        assert!(room.share(1, 1, 2).now_or_never().is_none());
         shares.clear();
         assert_eq!(room.bytes.load(Ordering::Relaxed), 0);
-        let small: Vec<_> = std::iter::from_fn(|| room.share(10, 8).now_or_never()).collect();
+        let small: Vec<_> = std::iter::from_fn(|| room.share(1, 10, 8).now_or_never()).collect();
         assert!((5_000..6_000).contains(&small.len()), "{}", small.len());
     }
 
     #[tokio::test]
     async fn who_waits_goes_on_when_there_is_room() {
         let room = Arc::new(Room::default());
-        let share = room.share(BYTES, 1).await;
-        let next = tokio::join!(room.share(1, 1), async { drop(share) }).0;
+        let share = room.share(1, BYTES, 1).await;
+        let next = tokio::join!(room.share(1, 1, 1), async { drop(share) }).0;
         drop(next);
     }
 }

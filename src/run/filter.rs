@@ -129,7 +129,7 @@ async fn ask(
         identity: Identity::new(url, &request),
         cache: memory.cache.clone(),
     };
-    let (pieces, cutter) = pieces(&config, task, encoding, recall.clone())?;
+    let (pieces, cutters) = pieces(&config, task, encoding, recall.clone())?;
     if config.is_dry_run {
         let template = Template::new(request);
         let plan = Plan {
@@ -167,9 +167,9 @@ async fn ask(
     let mut tally = Tally::default();
     let ended = Box::pin(job.run(pieces, &mut progress, &mut tally)).await;
     memory.finish(&messages).await;
-    // A cutter that broke off looks like the end of input; a short output must not pass for a
+    // A thread that broke off looks like the end of input; a short output must not pass for a
     // whole one.
-    if ended.is_ok() && cutter.is_some_and(|cutter| cutter.join().is_err()) {
+    if ended.is_ok() && cutters.into_iter().any(|cutter| cutter.join().is_err()) {
         return Err(Error::System {
             what: "read to the end",
             source: io::Error::other("the thread that cuts the input broke off"),

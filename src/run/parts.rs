@@ -2,6 +2,7 @@
 //! the thread that cuts.
 
 use std::io::{self, IsTerminal as _};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
@@ -22,8 +23,9 @@ use crate::input::token::{Encoding, TokenCounter};
 use crate::limit::pacer::Pacer;
 use crate::output::schema::Schema;
 use crate::pipeline::ask::{AskOptions, Asker};
+use crate::pipeline::found::{Found, look_up};
 use crate::pipeline::recall::Recall;
-use crate::pipeline::reorder::{Found, OnError};
+use crate::pipeline::reorder::OnError;
 use crate::report::message::Messages;
 use crate::run::task::Task;
 use crate::secret::secret::Secret;
@@ -176,7 +178,9 @@ pub(super) fn single(name: &str, text: String, recall: &Recall) -> Pieces {
         },
     };
     // There is room for one.
-    let _ = sender.try_send(Ok(Found::look_up(piece, recall)));
+    look_up(vec![piece], recall, |found| {
+        sender.try_send(Ok(found)).is_ok()
+    });
     receiver
 }
 
@@ -273,16 +277,19 @@ pub(super) fn open_cache(config: &Config, messages: &Messages) -> Memory {
     }
 }
 
-/// The receiving end of the thread that cuts.
+/// Pieces of the input with what is known about them, as they are cut.
 pub(super) type Pieces = mpsc::Receiver<Result<Found, Error>>;
 
-/// Starts the thread that reads and cuts; without input there is none.
+/// Reads of which the pieces wait to be looked up.
+const READ_AHEAD: usize = 2;
+
+/// Starts the threads that read and cut, and look up what was cut; without input there are none.
 pub(super) fn pieces(
     config: &Config,
     task: Task,
     encoding: Encoding,
     recall: Recall,
-) -> Result<(Pieces, Option<JoinHandle<()>>), Error> {
+) -> Result<(Pieces, Vec<JoinHandle<()>>), Error> {
     let ahead = match config.by {
         By::File => 2,
         By::Line | By::Paragraph => 64,
@@ -290,7 +297,8 @@ pub(super) fn pieces(
     };
     let (sender, receiver) = mpsc::channel(ahead);
     let Some(sources) = task.sources else {
-        return Ok((single("the request", task.prompt, &recall), None));
+        let alone = single("the request", task.prompt, &recall);
+        return Ok((alone, Vec::new()));
     };
     let options = ChunkerOptions {
         by: config.by,
@@ -299,20 +307,37 @@ pub(super) fn pieces(
         context_tokens: config.context,
     };
     let flush_after = config.flush_after;
-    let cutter = thread::Builder::new()
-        .name("cut".to_owned())
-        .spawn(move || {
-            let result = reader::read(sources, &options, flush_after, |piece| {
-                let found = Found::look_up(piece, &recall);
-                sender.blocking_send(Ok(found)).is_ok()
-            });
-            if let Err(error) = result {
-                let _ = sender.blocking_send(Err(error));
+    let (cut, read) = sync_channel(READ_AHEAD);
+    // A thread that waits for SQLite or hashes does not cut meanwhile, so these are two.
+    let cutter = spawn("cut", move || {
+        let result = reader::read(sources, &options, flush_after, |pieces| {
+            cut.send(Ok(pieces)).is_ok()
+        });
+        if let Err(error) = result {
+            let _ = cut.send(Err(error));
+        }
+    })?;
+    let finder = spawn("look up", move || {
+        for pieces in read {
+            let send = |found| sender.blocking_send(Ok(found)).is_ok();
+            let is_wanted = match pieces {
+                Ok(pieces) => look_up(pieces, &recall, send),
+                Err(error) => sender.blocking_send(Err(error)).is_ok(),
+            };
+            if !is_wanted {
+                return;
             }
-        })
+        }
+    })?;
+    Ok((receiver, vec![cutter, finder]))
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work)
         .map_err(|source| Error::System {
             what: "start a thread",
             source,
-        })?;
-    Ok((receiver, Some(cutter)))
+        })
 }

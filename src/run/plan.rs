@@ -14,7 +14,7 @@ use crate::input::token::TokenCounter;
 use crate::output::format::Format;
 use crate::output::terminal::visible;
 use crate::output::writer::Writer;
-use crate::pipeline::reorder::Found;
+use crate::pipeline::found::{Found, Hit, Miss};
 
 /// What a plan is made with.
 pub(super) struct Plan<'a> {
@@ -73,44 +73,48 @@ impl Plan<'_> {
         let mut total = Total::default();
         let mut seen = HashSet::new();
         while let Some(found) = pieces.recv().await {
-            let Found { piece, key, reply } = found?;
-            let chunk = piece.chunk;
-            if chunk.text.is_empty() {
-                continue;
-            }
-            total.chunks += 1;
-            // Eight bytes of a hash are enough to tell the chunks of one run apart.
-            let short = u64::from_le_bytes(std::array::from_fn(|at| key.0[at]));
-            let is_first = !self.is_remembered || seen.insert(short);
-            let fate = match reply {
-                Some(_) => Fate::Cached,
-                None if is_first => Fate::Send,
-                None => Fate::Repeated,
-            };
-            let tokens = match chunk.tokens {
-                Some(tokens) => tokens,
-                None => self.counter.count(&chunk.text),
-            };
-            match fate {
-                Fate::Send => {
-                    let context = self.counter.count(&chunk.context);
-                    total.requests += 1;
-                    total.prompt_tokens += (overhead + context + tokens) as u64;
+            let pieces = match found? {
+                Found::Hits(hits) => hits
+                    .into_iter()
+                    .filter(|hit| hit.reply.is_some())
+                    .map(|Hit { piece, .. }| (piece, Fate::Cached))
+                    .collect(),
+                Found::Miss(Miss { piece, key }) => {
+                    // Eight bytes of a hash are enough to tell the chunks of one run apart.
+                    let short = u64::from_le_bytes(std::array::from_fn(|at| key.0[at]));
+                    let is_first = !self.is_remembered || seen.insert(short);
+                    let fate = if is_first { Fate::Send } else { Fate::Repeated };
+                    vec![(piece, fate)]
                 }
-                Fate::Cached => total.cached += 1,
-                Fate::Repeated => total.repeated += 1,
-            }
-            let is_text = chunk.line > 0;
-            let planned = Planned {
-                index: total.chunks,
-                file: is_text.then_some(&*piece.file),
-                start: is_text.then_some(chunk.offset),
-                end: is_text.then_some(chunk.offset + chunk.text.len() as u64),
-                line: is_text.then_some(chunk.line),
-                tokens,
-                fate,
             };
-            writer.write(self.line(&planned)).await?;
+            for (piece, fate) in pieces {
+                let chunk = piece.chunk;
+                total.chunks += 1;
+                let tokens = match chunk.tokens {
+                    Some(tokens) => tokens,
+                    None => self.counter.count(&chunk.text),
+                };
+                match fate {
+                    Fate::Send => {
+                        let context = self.counter.count(&chunk.context);
+                        total.requests += 1;
+                        total.prompt_tokens += (overhead + context + tokens) as u64;
+                    }
+                    Fate::Cached => total.cached += 1,
+                    Fate::Repeated => total.repeated += 1,
+                }
+                let is_text = chunk.line > 0;
+                let planned = Planned {
+                    index: total.chunks,
+                    file: is_text.then_some(&*piece.file),
+                    start: is_text.then_some(chunk.offset),
+                    end: is_text.then_some(chunk.offset + chunk.text.len() as u64),
+                    line: is_text.then_some(chunk.line),
+                    tokens,
+                    fate,
+                };
+                writer.write(self.line(&planned)).await?;
+            }
         }
         writer.write(self.total(&total)).await?;
         writer.finish().await?;

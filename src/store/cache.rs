@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
+use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::reason;
@@ -132,28 +133,69 @@ impl Cache {
     /// and a trouble.
     #[must_use]
     pub fn lookup(&self, key: &Key) -> Option<Entry> {
+        self.lookup_all(std::slice::from_ref(key), 0)
+            .pop()
+            .flatten()
+    }
+
+    /// Looks up one key after the other as [`Cache::lookup`] does, up to the first miss, or until
+    /// what was found has so many bytes; says what it found for those. At least one key is looked
+    /// up.
+    ///
+    /// All are read in one transaction: to begin one takes as long as to read a small entry.
+    #[must_use]
+    pub fn lookup_all(&self, keys: &[Key], most_bytes: usize) -> Vec<Option<Entry>> {
         let common = &self.inner.common;
         if common.trouble.is_blind() {
-            return None;
+            return keys.first().map(|_| None).into_iter().collect();
         }
-        let read = entry::read(&writer::lock(&self.inner.reader), key);
-        match read {
-            Ok(Some(Read::Found(found))) => self.judge(key, found),
-            Ok(Some(Read::Damaged)) => {
-                common.meet_damage();
-                None
+        let mut entries = Vec::with_capacity(keys.len());
+        let connection = writer::lock(&self.inner.reader);
+        let read = self.read_all(&connection, keys, most_bytes as u64, &mut entries);
+        drop(connection);
+        if let Err(error) = read {
+            common.fail(&error);
+            // One damaged page says little about the others; a file that cannot be read would
+            // be waited for again and again.
+            if !is_damage(&error) {
+                common.trouble.turn_blind();
             }
-            Ok(Some(Read::Other) | None) => None,
-            Err(error) => {
-                common.fail(&error);
-                // One damaged page says little about the others; a file that cannot be read would
-                // be waited for again and again.
-                if !is_damage(&error) {
-                    common.trouble.turn_blind();
+            entries.push(None);
+        }
+        entries
+    }
+
+    fn read_all(
+        &self,
+        connection: &Connection,
+        keys: &[Key],
+        most_bytes: u64,
+        entries: &mut Vec<Option<Entry>>,
+    ) -> rusqlite::Result<()> {
+        // One statement is a transaction by itself. What was only read need not be committed.
+        let _transaction = match keys {
+            [] | [_] => None,
+            _ => Some(connection.unchecked_transaction()?),
+        };
+        let mut reader = entry::Reader::new(connection)?;
+        let mut bytes = 0;
+        for key in keys {
+            let entry = match reader.read(key)? {
+                Some(Read::Found(found)) => self.judge(key, found),
+                Some(Read::Damaged) => {
+                    self.inner.common.meet_damage();
+                    None
                 }
-                None
+                Some(Read::Other) | None => None,
+            };
+            bytes += entry.as_ref().map_or(0, Entry::bytes);
+            let is_miss = entry.is_none();
+            entries.push(entry);
+            if is_miss || bytes >= most_bytes {
+                break;
             }
         }
+        Ok(())
     }
 
     /// Whether the entry is good for this run; if so it is marked as used.

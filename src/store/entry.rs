@@ -5,7 +5,7 @@
 //! not stored for it.
 
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Row, params};
 
 use crate::api::reply::{Finish, Reply, Usage};
 
@@ -83,13 +83,21 @@ const SELECT: &str = "SELECT b.key, b.stored, b.text, b.model, b.finish, b.promp
     e.expires
     FROM entry e CROSS JOIN body b ON b.id = e.body WHERE e.id = ?1";
 
-/// Looks for the row of a key; none is a miss.
-pub(super) fn read(connection: &Connection, key: &Key) -> rusqlite::Result<Option<Read>> {
-    let mut statement = connection.prepare_cached(SELECT)?;
-    let mut rows = statement.query([key.id()])?;
-    match rows.next()? {
-        Some(row) => Ok(Some(judge(row, key)?)),
-        None => Ok(None),
+/// Reads rows, with a statement that is prepared once.
+pub(super) struct Reader<'c>(CachedStatement<'c>);
+
+impl<'c> Reader<'c> {
+    pub(super) fn new(connection: &'c Connection) -> rusqlite::Result<Self> {
+        connection.prepare_cached(SELECT).map(Self)
+    }
+
+    /// Looks for the row of a key; none is a miss.
+    pub(super) fn read(&mut self, key: &Key) -> rusqlite::Result<Option<Read>> {
+        let mut rows = self.0.query([key.id()])?;
+        match rows.next()? {
+            Some(row) => Ok(Some(judge(row, key)?)),
+            None => Ok(None),
+        }
     }
 }
 

@@ -363,7 +363,7 @@ fn a_damaged_row_is_the_entry_or_none() {
         };
         // What the column cannot hold is refused and leaves the row as it is.
         let _ = changed;
-        match entry::read(&connection, &key).unwrap() {
+        match entry::Reader::new(&connection).unwrap().read(&key).unwrap() {
             Some(Read::Found(found)) => {
                 assert_eq!(&found.entry, stored, "GPTPIPE_SEED={seed}, case {case}");
             }

@@ -10,6 +10,7 @@ use super::*;
 enum Operation {
     Store(u64, Entry),
     Lookup(u64),
+    LookupAll(Vec<u64>, usize),
     Reopen,
     Wait(u32),
 }
@@ -44,7 +45,9 @@ fn entry() -> impl Strategy<Value = Entry> {
 fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
         4 => (0..12u64, entry()).prop_map(|(key, entry)| Operation::Store(key, entry)),
-        4 => (0..12u64).prop_map(Operation::Lookup),
+        2 => (0..12u64).prop_map(Operation::Lookup),
+        2 => (proptest::collection::vec(0..12u64, 0..9), prop_oneof![0..3000usize, Just(usize::MAX)])
+            .prop_map(|(keys, most)| Operation::LookupAll(keys, most)),
         1 => Just(Operation::Reopen),
         1 => (0..8 * 3600u32).prop_map(Operation::Wait),
     ]
@@ -72,6 +75,21 @@ proptest! {
                     let known = map.get(&number).filter(|(_, stored)| now - stored < 24 * HOUR);
                     let found = cache.lookup(&key(number));
                     prop_assert_eq!(found.as_ref(), known.map(|(entry, _)| entry));
+                }
+                Operation::LookupAll(numbers, most) => {
+                    let keys: Vec<Key> = numbers.iter().map(|number| key(*number)).collect();
+                    let (mut expected, mut bytes) = (Vec::new(), 0);
+                    for number in numbers {
+                        let known = map.get(&number).filter(|(_, stored)| now - stored < 24 * HOUR);
+                        let entry = known.map(|(entry, _)| entry.clone());
+                        bytes += entry.as_ref().map_or(0, Entry::bytes);
+                        let is_miss = entry.is_none();
+                        expected.push(entry);
+                        if is_miss || bytes >= most as u64 {
+                            break;
+                        }
+                    }
+                    prop_assert_eq!(cache.lookup_all(&keys, most), expected);
                 }
                 Operation::Reopen => {
                     end(cache);
