@@ -2,10 +2,10 @@
 //! that are remembered, the schedule, processor time.
 //!
 //! `cargo bench --bench whole` runs all parts, `cargo bench --bench whole
-//! start` one of `start`, `memory`, `order`, `cached`, `rate`, `article`, `xargs`,
+//! start` one of `start`, `memory`, `order`, `cached`, `lines`, `rate`, `article`, `xargs`,
 //! `schedule`, `cpu`. Markdown tables come out on standard output. The server is a second process of this program on loopback,
 //! so that this one stays small: a child's peak memory is counted from that of
-//! the process that starts it. curl is taken from PATH, aichat from PATH or
+//! the process that starts it. curl and jq are taken from PATH, aichat from PATH or
 //! from the variable AICHAT, a Python with the package `openai` from PATH or from
 //! the variable PYTHON; what is missing is said and left out.
 //! `GPTPIPE_BENCH_RUNS` replaces the number of runs of each part.
@@ -15,6 +15,7 @@
 mod cached;
 mod child;
 mod cpu;
+mod lines;
 mod memory;
 mod order;
 mod pace;
@@ -45,6 +46,7 @@ const PARTS: [(&str, Part); 9] = [
     ("memory", memory::measure),
     ("order", order::measure),
     ("cached", cached::measure),
+    ("lines", lines::measure),
     ("rate", pace::rate),
     ("article", pace::article),
     ("xargs", pace::xargs),
