@@ -194,9 +194,24 @@ struct Line<'a> {
     fence: Fence,
     /// Columns.
     indent: usize,
-    width: usize,
+    /// Columns; measured when they first matter.
+    width: Option<usize>,
     /// Whether a blank line is before it, or nothing.
     is_first: bool,
+}
+
+impl Line<'_> {
+    fn width(&self) -> usize {
+        let measure = || self.indent + columns(self.text, 2 * WIDEST_WRAP);
+        self.width.unwrap_or_else(measure)
+    }
+
+    fn measured(self) -> Self {
+        Self {
+            width: Some(self.width()),
+            ..self
+        }
+    }
 }
 
 /// Finds the line breaks of `text` after lines that end from `from` to `to`, both included.
@@ -223,8 +238,12 @@ pub(super) fn line_breaks(
         if at > 0 && bytes.get(at - 1) == Some(&b'\n') {
             fence = fence.enter(line_start(bytes, at));
         }
-        let line = read_line(whole, at, fence, is_blank);
+        let mut line = read_line(whole, at, fence, is_blank);
         if !line.text.is_empty() {
+            if newlines > 0 && !is_blank && last.is_some_and(|last| last.end >= from) {
+                (before, last) = (before.map(Line::measured), last.map(Line::measured));
+                line = line.measured();
+            }
             if let Some(last) = last {
                 let before = before.filter(|_| !last.is_first);
                 if last.end >= from && newlines > 0 {
@@ -278,15 +297,14 @@ fn read_line(whole: &str, start: usize, fence: Fence, is_first: bool) -> Line<'_
     let end = start + whole.trim_end().len();
     let text = whole.trim();
     let indent = whole.len() - whole.trim_start().len();
-    let columns = |text: &str| columns(text, 2 * WIDEST_WRAP);
-    let indent = columns(whole.get(..indent).unwrap_or_default());
+    let indent = columns(whole.get(..indent).unwrap_or_default(), 2 * WIDEST_WRAP);
     Line {
         text,
         end,
         kind: kind(text),
         fence,
         indent,
-        width: indent + columns(text),
+        width: None,
         is_first,
     }
 }
@@ -385,7 +403,7 @@ fn verdict(before: Option<Line>, last: Line, next: Line, is_blank: bool) -> (Lev
     if is_blank {
         let is_title = before.is_none() && last.kind == Kind::Prose && !has_stop(last.text);
         return match last.fence {
-            Fence::Outside if is_title && last.width <= WIDEST_TITLE => (Level::Sentence, false),
+            Fence::Outside if is_title && last.width() <= WIDEST_TITLE => (Level::Sentence, false),
             _ => (Level::Paragraph, false),
         };
     }
@@ -411,9 +429,9 @@ fn verdict(before: Option<Line>, last: Line, next: Line, is_blank: bool) -> (Lev
     if next.indent + 2 <= last.indent && before.is_some_and(|before| before.indent >= last.indent) {
         return (Level::Sentence, false);
     }
-    let around = before.map_or(0, |before| before.width);
-    let widest = around.max(last.width).max(next.width);
-    let room = last.width + 1 + first_word(next.text) + SLACK;
+    let around = before.map_or(0, |before| before.width());
+    let widest = around.max(last.width()).max(next.width());
+    let room = last.width() + 1 + first_word(next.text) + SLACK;
     if (NARROWEST_WRAP..=WIDEST_WRAP).contains(&widest) && room > widest {
         (Level::Wrap, true)
     } else {

@@ -11,7 +11,7 @@ use crate::input::token::{Encoding, TokenCounter};
 pub(super) const BYTES_PER_TOKEN: usize = 16;
 
 /// Marks are about so many bytes apart: a place is counted up to from the mark before it.
-const STRIDE: usize = 64;
+const STRIDE: usize = 128;
 
 /// Where a pre-token ends, and how many tokens there are from the chunk's start up to there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@ pub mod chunk;
 pub mod chunker;
 pub mod halve;
 mod han;
+mod memo;
 mod merge;
 mod meter;
 mod pretoken;

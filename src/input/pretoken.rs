@@ -167,8 +167,17 @@ impl Scanner<'_> {
     /// The end of the run of Chinese characters at `at`: U+4E00 to U+9FFF, all of them letters without case.
     #[inline]
     fn ideographs(&self, mut at: usize) -> usize {
-        while let Some([first @ 0xe4..=0xe9, second, _, ..]) = self.bytes.get(at..) {
-            if *first == 0xe4 && *second < 0xb8 {
+        let is_one =
+            |first, second| (0xe4b8..0xea00).contains(&u16::from_be_bytes([first, second]));
+        // Two at a time, as long as there are.
+        while let Some(&[first, second, _, third, fourth, _, ..]) = self.bytes.get(at..) {
+            if !(is_one(first, second) & is_one(third, fourth)) {
+                break;
+            }
+            at += 6;
+        }
+        while let Some(&[first, second, _, ..]) = self.bytes.get(at..) {
+            if !is_one(first, second) {
                 break;
             }
             at += 3;

@@ -12,21 +12,18 @@
 #![allow(clippy::cast_possible_truncation)]
 
 use crate::input::han;
+use crate::input::memo::{MEMO_BYTES, Memo};
 use crate::input::merge::{self, Merger};
 use crate::input::pretoken;
 use crate::input::segment::{Segment, first_character, segment};
 pub use crate::input::vocabulary::Encoding;
 use crate::input::vocabulary::{self, Border, MAX_TOKEN_BYTES, NO_TOKEN, Vocabulary};
 
-/// The memo's entries, of 16 bytes each: few for a short text, which would spend more on fresh
-/// pages than it gains, and half a megabyte for one with more new pieces than those.
-const MEMO_BITS: [u32; 2] = [8, 15];
-
-/// Bytes that a memo's key can hold: the other byte of an entry has the length and the count.
-const MEMO_BYTES: usize = 15;
-
 /// The bits of a key that no byte of ASCII has set are not in here.
 const ASCII: u128 = u128::MAX / 255 * 0x7f;
+
+/// Short pieces that are found first and counted then.
+const TOGETHER: usize = 32;
 
 /// Bytes of a run that are merged at once.
 const WINDOW: usize = 64;
@@ -42,17 +39,21 @@ pub struct Pretoken {
     pub settled: bool,
 }
 
+/// Pre-tokens at the start of a text.
+struct Pieces<'t> {
+    /// How many short ones come first.
+    count: usize,
+    /// One that is not short, behind them.
+    long: Option<&'t [u8]>,
+    /// Whether what comes then is not settled.
+    is_last: bool,
+}
+
 /// Counts the tokens of text.
 #[derive(Debug)]
 pub struct TokenCounter {
     encoding: Encoding,
-    /// Counts of short pieces, by hash. An entry is the piece's bytes, 4 bits of length, 4 of
-    /// count.
-    memo: Vec<u128>,
-    /// The memo has two to the power of this many entries, or none yet.
-    memo_bits: u32,
-    /// How many pieces were not found where they are looked for first.
-    misses: usize,
+    memo: Memo,
     merger: Merger,
 }
 
@@ -62,9 +63,7 @@ impl TokenCounter {
     pub fn new(encoding: Encoding) -> Self {
         Self {
             encoding,
-            memo: Vec::new(),
-            memo_bits: MEMO_BITS[0],
-            misses: 0,
+            memo: Memo::default(),
             merger: Merger::default(),
         }
     }
@@ -123,25 +122,82 @@ impl TokenCounter {
     /// and make no more than `limit` tokens together; says how many bytes and tokens they are.
     pub(super) fn settled(&mut self, text: &str, most: usize, limit: usize) -> (usize, usize) {
         let (mut bytes, mut tokens) = (0, 0);
-        while bytes < most {
-            let rest = text.get(bytes..).unwrap_or_default();
-            let (length, made) = if let Some(word) = self.short_word(rest) {
-                (word.bytes, word.tokens)
+        // Where the pieces are does not depend on their counts: as all are known before the first is counted, a
+        // processor waits for several places of the memo at a time.
+        let mut short = [0; TOGETHER];
+        loop {
+            let Pieces {
+                count,
+                long,
+                is_last,
+            } = self.pieces(text.get(bytes..), most - bytes, &mut short);
+            for &place in short.get(..count).unwrap_or_default() {
+                let (key, len) = (place & (u128::MAX >> 8), (place >> 120) as usize);
+                let made = self.count_short(key, len);
+                if tokens + made > limit {
+                    return (bytes, tokens);
+                }
+                bytes += len;
+                tokens += made;
+            }
+            if let Some(piece) = long {
+                let made = self.count_long(piece);
+                if tokens + made > limit {
+                    return (bytes, tokens);
+                }
+                bytes += piece.len();
+                tokens += made;
+            }
+            if is_last || bytes >= most {
+                return (bytes, tokens);
+            }
+        }
+    }
+
+    /// Finds the settled pre-tokens at the start of `text` until there are `most` bytes or more; the short ones with
+    /// their lengths behind 15 bytes, as in the memo.
+    #[inline]
+    fn pieces<'t>(
+        &self,
+        text: Option<&'t str>,
+        most: usize,
+        short: &mut [u128; TOGETHER],
+    ) -> Pieces<'t> {
+        let text = text.unwrap_or_default();
+        let mut pieces = Pieces {
+            count: 0,
+            long: None,
+            is_last: false,
+        };
+        let mut at = 0;
+        for place in short {
+            if at >= most {
+                break;
+            }
+            let block = text.as_bytes().get(at..).and_then(<[u8]>::first_chunk);
+            let block = block.map(|&block| u128::from_le_bytes(block));
+            let word = block.map_or(0, |block| pretoken::short_word(self.encoding, block));
+            let (key, len) = if word > 0 {
+                (vocabulary::first_bytes(block.unwrap_or(0), word), word)
             } else {
+                let rest = text.get(at..).unwrap_or_default();
                 let cut = pretoken::first(self.encoding, rest);
                 if !cut.settled {
+                    pieces.is_last = true;
                     break;
                 }
                 let piece = rest.as_bytes().get(..cut.bytes).unwrap_or_default();
-                (cut.bytes, self.count_piece(piece))
+                if cut.bytes > MEMO_BYTES {
+                    pieces.long = Some(piece);
+                    break;
+                }
+                (vocabulary::short_key(piece).unwrap_or(0), cut.bytes)
             };
-            if tokens + made > limit {
-                break;
-            }
-            bytes += length;
-            tokens += made;
+            *place = key | (len as u128) << 120;
+            pieces.count += 1;
+            at += len;
         }
-        (bytes, tokens)
+        pieces
     }
 
     /// How many bytes the first `limit` tokens of `pretoken` cover, encoded as one piece.
@@ -248,43 +304,22 @@ impl TokenCounter {
     #[inline]
     fn count_short(&mut self, key: u128, len: usize) -> usize {
         let hash = vocabulary::hash(0, key);
-        match self.memo.get(self.memo_index(hash)) {
-            Some(&entry) if is_entry(entry, key, len) => (entry >> 124) as usize,
-            _ => self.count_second(hash, key, len),
+        match self.memo.first(hash, key, len) {
+            Some(tokens) => tokens,
+            None => self.count_second(hash, key, len),
         }
     }
 
-    /// Counts a short piece that is not in its first place of the memo, and puts it there. What was
-    /// there goes to the second place, in the same cache line.
+    /// Counts a short piece that is not in its first place of the memo, and puts it there.
     #[inline(never)]
     fn count_second(&mut self, hash: u64, key: u128, len: usize) -> usize {
-        self.misses += 1;
-        if self.memo.is_empty() {
-            self.memo = vec![0; 1 << self.memo_bits];
-        } else if self.misses > self.memo.len() && self.memo_bits < MEMO_BITS[1] {
-            self.memo_bits = MEMO_BITS[1];
-            self.memo = vec![0; 1 << self.memo_bits];
-        }
-        let second = self.memo_index(hash) ^ 1;
-        let entry = match self.memo.get(second) {
-            Some(&entry) if is_entry(entry, key, len) => entry,
-            _ => {
-                let tokens = self.count_new(hash, key, len);
-                key | (len as u128) << 120 | (tokens as u128) << 124
-            }
+        let tokens = match self.memo.second(hash, key, len) {
+            Some(tokens) => tokens,
+            // Its segments may be entered before it.
+            None => self.count_new(hash, key, len),
         };
-        // Counting may have entered segments of the piece, and changed the memo's size for them.
-        let first = self.memo_index(hash);
-        self.memo.swap(first, first ^ 1);
-        if let Some(place) = self.memo.get_mut(first) {
-            *place = entry;
-        }
-        (entry >> 124) as usize
-    }
-
-    #[inline]
-    fn memo_index(&self, hash: u64) -> usize {
-        (hash >> (64 - self.memo_bits)) as usize
+        self.memo.enter(hash, key, len, tokens);
+        tokens
     }
 
     fn count_new(&mut self, hash: u64, key: u128, len: usize) -> usize {
@@ -387,11 +422,6 @@ impl TokenCounter {
             }
         }
     }
-}
-
-#[inline]
-fn is_entry(entry: u128, key: u128, len: usize) -> bool {
-    entry << 4 == (key | (len as u128) << 120) << 4
 }
 
 #[cfg(test)]
@@ -497,8 +527,8 @@ mod tests {
     fn nothing_is_made_before_it_is_needed() {
         let mut counter = TokenCounter::new(Encoding::O200k);
         assert_eq!(counter.count(""), 0);
-        assert_eq!(counter.memo.capacity(), 0);
+        assert!(counter.memo.is_empty());
         assert_eq!(counter.count("Hello, world!"), 4);
-        assert_eq!(counter.memo.len(), 1 << MEMO_BITS[0]);
+        assert!(!counter.memo.is_empty());
     }
 }
