@@ -122,6 +122,7 @@ fn remember(file: &Path, url: &str, text: &str) {
             params: Vec::new(),
             max_output: None,
             wants_usage: true,
+            schema: None,
         },
     );
     let (cache, _) = Cache::open(CacheOptions {

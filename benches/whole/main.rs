@@ -41,7 +41,7 @@ const SERVE: &str = "--serve";
 /// Measures something and prints it.
 type Part = fn(&Lab);
 
-const PARTS: [(&str, Part); 9] = [
+const PARTS: [(&str, Part); 10] = [
     ("start", start::measure),
     ("memory", memory::measure),
     ("order", order::measure),
