@@ -8,7 +8,8 @@
 
 use unicode_segmentation::UnicodeSegmentation;
 
-use crate::input::block::{Boundary, Fences, Level};
+use crate::input::block::{Boundary, Level};
+use crate::input::fences::Fences;
 use crate::input::sentence::{Region, Segmenter};
 
 /// The bytes on each side of a place that decide its rank.

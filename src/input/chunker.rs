@@ -10,9 +10,10 @@
 
 use memchr::{memchr, memchr_iter};
 
-use crate::input::block::{Fences, LOOK_AHEAD, Level};
+use crate::input::block::{LOOK_AHEAD, Level};
 use crate::input::boundary::{Chooser, Window, grapheme_end};
 use crate::input::chunk::{By, Chunk, ChunkerOptions};
+use crate::input::fences::Fences;
 use crate::input::meter::{BYTES_PER_TOKEN, Limit, Meter};
 use crate::input::sentence::{Region, Segmenter};
 

@@ -6,7 +6,8 @@
 
 use unicode_segmentation::UnicodeSegmentation;
 
-use crate::input::block::{Fences, Level};
+use crate::input::block::Level;
+use crate::input::fences::Fences;
 use crate::input::sentence::sentence_ends;
 
 /// A word up to this long stays whole, and so does a character with all its marks.

@@ -4,6 +4,7 @@ mod block;
 mod boundary;
 pub mod chunk;
 pub mod chunker;
+mod fences;
 pub mod halve;
 mod han;
 mod memo;

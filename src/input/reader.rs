@@ -104,10 +104,13 @@ pub struct Piece {
     pub file: Arc<str>,
     /// The chunk.
     pub chunk: Chunk,
+    /// Whether this is no chunk but the end of the file.
+    pub is_end: bool,
 }
 
 /// Reads all sources to their ends and hands on their chunks, those that one
-/// read completes together. `send` says whether anybody still takes them.
+/// read completes together, and where `tells_ends`, the end of each. `send` says
+/// whether anybody still takes them.
 ///
 /// # Errors
 /// [`Error::NoInput`] when reading fails, [`Error::NotText`] where the input is
@@ -116,6 +119,7 @@ pub fn read(
     sources: Vec<Source>,
     options: &ChunkerOptions,
     flush_after: Option<Duration>,
+    tells_ends: bool,
     mut send: impl FnMut(Vec<Piece>) -> bool,
 ) -> Result<(), Error> {
     for Source { name, from } in sources {
@@ -146,6 +150,7 @@ pub fn read(
             let mut pieces = chunker.by_ref().map(|chunk| Piece {
                 file: Arc::clone(&name),
                 chunk,
+                is_end: false,
             });
             let is_wanted = loop {
                 let together: Vec<Piece> = pieces.by_ref().take(TOGETHER).collect();
@@ -166,7 +171,12 @@ pub fn read(
                 break is_wanted;
             }
         };
-        if !is_wanted {
+        let end = || Piece {
+            file: name,
+            chunk: Chunk::default(),
+            is_end: true,
+        };
+        if !is_wanted || tells_ends && !send(vec![end()]) {
             return Ok(());
         }
     }

@@ -11,7 +11,8 @@
 use unicode_segmentation::UnicodeSegmentation;
 
 use crate::input::block::{self, Break};
-pub use crate::input::block::{Boundary, Fences, LOOK_AHEAD, Level};
+pub use crate::input::block::{Boundary, LOOK_AHEAD, Level};
+pub use crate::input::fences::Fences;
 use crate::input::word::{EITHER, MONTHS, NUMBERED, STARTERS, TITLES};
 
 /// How many bytes after a stop are looked at for the next letter.
