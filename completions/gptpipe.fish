@@ -20,7 +20,7 @@ function __gptpipe_at
                 case --prompt-file
                     set value yes
                     set prompted yes
-                case --reduce --system --profile --model --base-url --api --param --max-output-tokens --chunk-tokens --by --context --flush-after --jobs --rate --token-rate --retries --timeout --on-error --cache-ttl --cache --format --schema --join --progress
+                case --reduce --system --profile --model --base-url --api --param --max-output-tokens --chunk-tokens --by --context --flush-after --jobs --rate --token-rate --retries --timeout --on-error --backup --cache-ttl --cache --format --schema --join --progress
                     set value yes
                 case '--*'
                 case '*'
@@ -94,6 +94,8 @@ complete -c gptpipe -l token-rate -x -d 'limit of tokens, such as 90000/m, share
 complete -c gptpipe -l retries -x -d 'ask again at most so often when a request fails (5)'
 complete -c gptpipe -l timeout -x -d 'give a server up after so long without a byte (120s)'
 complete -c gptpipe -l on-error -x -a 'stop skip keep' -d 'when a chunk failed for good: stop, skip or keep (stop)'
+complete -c gptpipe -s i -l in-place -d 'replace each FILE by its result, once all of it succeeded'
+complete -c gptpipe -l backup -x -d 'keep what was replaced, with SUFFIX behind its name'
 complete -c gptpipe -l dry-run -d 'print what would be sent, and send nothing'
 complete -c gptpipe -l no-cache -d 'neither use remembered replies nor remember any'
 complete -c gptpipe -l refresh -d 'ask anew, and remember the replies'

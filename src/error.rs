@@ -95,6 +95,13 @@ pub enum Error {
     },
     /// Standard output could not be written.
     Output(io::Error),
+    /// A file could not be replaced, and is as it was.
+    Replace {
+        /// The file as the user named it.
+        file: String,
+        /// What the system said.
+        why: String,
+    },
     /// The reader of standard output left; not an error to tell anyone.
     ReaderLeft,
     /// A signal asked for the end.
@@ -169,7 +176,7 @@ impl Error {
             Self::NoInput { .. } => ExitStatus::NoInput,
             Self::NotText { .. } => ExitStatus::NotText,
             Self::Request { status, .. } => *status,
-            Self::Output(_) => ExitStatus::Output,
+            Self::Output(_) | Self::Replace { .. } => ExitStatus::Output,
             Self::ReaderLeft => ExitStatus::Signal(SIGPIPE),
             Self::Interrupted { signal, .. } => ExitStatus::Signal(*signal),
             Self::System { .. } => ExitStatus::Temporary,
@@ -216,6 +223,7 @@ impl Error {
             } => Some("whole replies are remembered: run again to go on from here".to_owned()),
             Self::NoInput { .. }
             | Self::Output(_)
+            | Self::Replace { .. }
             | Self::ReaderLeft
             | Self::Interrupted { .. }
             | Self::System { .. } => None,
@@ -247,6 +255,9 @@ impl fmt::Display for Error {
             }
             Self::Output(source) => {
                 write!(f, "cannot write to standard output: {}", reason(source))
+            }
+            Self::Replace { file, why } => {
+                write!(f, "cannot replace `{file}`, which is as it was: {why}")
             }
             Self::ReaderLeft => f.write_str("the reader of standard output left"),
             Self::Interrupted { written, .. } => write!(f, "interrupted: {written}"),

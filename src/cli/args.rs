@@ -136,6 +136,14 @@ pub struct Cli {
     #[argh(switch)]
     pub unfence: bool,
 
+    /// replace each FILE by its result, once all of it succeeded
+    #[argh(switch, short = 'i')]
+    pub in_place: bool,
+
+    /// keep what was replaced, with SUFFIX behind its name
+    #[argh(option, arg_name = "SUFFIX")]
+    pub backup: Option<String>,
+
     /// print what would be sent, and send nothing
     #[argh(switch)]
     pub dry_run: bool,

@@ -188,6 +188,9 @@ struct Sorted {
     may_be_command: bool,
 }
 
+/// The switch that may have a suffix.
+const IN_PLACE: &str = "--in-place";
+
 /// One option with its value, in argh's spelling.
 struct Given<'a> {
     flag: &'a FlagInfo<'a>,
@@ -238,6 +241,11 @@ fn sort(args: Vec<OsString>, flags: &[FlagInfo<'_>]) -> Result<Sorted, Error> {
             }
             let flag = find_long(name, flags)?;
             let value = match (&flag.kind, value) {
+                // As sed takes it: `--in-place=SUFFIX`.
+                (FlagInfoKind::Switch, Some(suffix)) if flag.long == IN_PLACE => {
+                    given.extend(backup(flags, suffix));
+                    None
+                }
                 (FlagInfoKind::Switch, Some(_)) => {
                     return Err(Error::usage(format!(
                         "option `{}` takes no value",
@@ -271,6 +279,12 @@ fn sort(args: Vec<OsString>, flags: &[FlagInfo<'_>]) -> Result<Sorted, Error> {
                         "a prompt that begins with `-` goes after `--`; see `gptpipe --help`",
                     )
                 })?;
+            let rest = &text[1 + at + short.len_utf8()..];
+            // As sed takes it: `-i.bak`. What begins like a word is further switches.
+            if flag.long == IN_PLACE && rest.starts_with(|c: char| !c.is_alphanumeric()) {
+                cluster = "".char_indices();
+                given.extend(backup(flags, rest.to_owned()));
+            }
             let value = match flag.kind {
                 FlagInfoKind::Switch => None,
                 FlagInfoKind::Option { .. } => {
@@ -289,6 +303,13 @@ fn sort(args: Vec<OsString>, flags: &[FlagInfo<'_>]) -> Result<Sorted, Error> {
     }
     sorted.options = last_wins(&given);
     Ok(sorted)
+}
+
+/// The option that the suffix of `--in-place` is a value of.
+fn backup<'a>(flags: &'a [FlagInfo<'a>], suffix: String) -> Vec<Given<'a>> {
+    let flag = flags.iter().find(|flag| flag.long == "--backup");
+    let value = Some(suffix);
+    flag.map(|flag| Given { flag, value }).into_iter().collect()
 }
 
 /// Finds a long option by its name or by a beginning that fits only one.

@@ -43,6 +43,8 @@ pub const GROUPS: [(&str, &[&str]); 6] = [
             "--retries",
             "--timeout",
             "--on-error",
+            "--in-place",
+            "--backup",
             "--dry-run",
         ],
     ),

@@ -95,6 +95,10 @@ pub struct Config {
     pub cache: CacheConfig,
     /// The prompt by which replies are merged into one.
     pub reduce: Option<String>,
+    /// The file with the schema that replies have to follow.
+    pub schema: Option<String>,
+    /// Whether files are replaced by what comes of them, and the suffix of what keeps the old ones.
+    pub in_place: Option<Option<String>>,
     /// Whether nothing is sent and the plan is written instead.
     pub is_dry_run: bool,
     /// What a reply is written as.
@@ -200,11 +204,27 @@ pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Con
     {
         return Err(Error::usage("the prompt of `--reduce` is empty"));
     }
+    if cli.backup.is_some() && !cli.in_place {
+        return Err(Error::usage_hint(
+            "`--backup` is for what `--in-place` replaces",
+            "give both, or neither",
+        ));
+    }
+    let other = [
+        (cli.reduce.is_some(), "--reduce"),
+        (cli.format == Some(Format::Jsonl), "--format jsonl"),
+    ];
+    if let Some((_, other)) = other.iter().find(|(is_given, _)| cli.in_place && *is_given) {
+        return Err(Error::usage_hint(
+            format!("`--in-place` and `{other}` exclude each other"),
+            "leave out one of them",
+        ));
+    }
     let is_json = cli.schema.is_some();
     let format = cli.format.unwrap_or(Format::Text);
     let is_live = match (cli.live, cli.whole) {
         // What becomes of a reply is known only at its end.
-        _ if format == Format::Jsonl || cli.unfence || is_json => Some(false),
+        _ if format == Format::Jsonl || cli.unfence || is_json || cli.in_place => Some(false),
         (true, _) => Some(true),
         (_, true) => Some(false),
         _ => None,
@@ -234,6 +254,8 @@ pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Con
         on_error: cli.on_error.or(file.on_error).unwrap_or(OnError::Stop),
         cache,
         reduce: cli.reduce,
+        schema: cli.schema,
+        in_place: cli.in_place.then_some(cli.backup),
         is_dry_run: cli.dry_run,
         format,
         unfences: cli.unfence,

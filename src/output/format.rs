@@ -145,6 +145,11 @@ impl Formatter {
         }
     }
 
+    /// The beginning of another output.
+    pub fn begin_anew(&mut self) {
+        *self = Self::new(self.options);
+    }
+
     /// The end of the output: a terminal's prompt goes on a line of its own.
     pub fn finish(&mut self, out: &mut String) {
         if self.options.is_terminal && !self.ends_line {

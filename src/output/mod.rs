@@ -3,6 +3,7 @@
 pub mod fence;
 pub mod format;
 pub mod record;
+pub mod replace;
 pub mod schema;
 pub mod terminal;
 pub mod trim;

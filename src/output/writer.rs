@@ -1,4 +1,4 @@
-//! Standard output, written from a thread of its own.
+//! Standard output, or files that are replaced, written from a thread of its own.
 //!
 //! A slow pager or a full pipe blocks that thread and nothing else: requests in
 //! flight go on, and the bounded channel holds the rest of the program back. It
@@ -12,6 +12,7 @@ use std::thread;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::Error;
+use crate::output::replace::{self, Replaced, Replacement, Staged};
 
 /// Pieces of output that may wait for a slow reader.
 const WAITING: usize = 16;
@@ -22,12 +23,59 @@ const GATHERED: usize = 64 * 1024;
 /// The sending side of standard output.
 #[derive(Debug)]
 pub struct Writer {
-    sender: Option<mpsc::Sender<String>>,
+    sender: Option<mpsc::Sender<Note>>,
     failures: mpsc::Receiver<Error>,
     done: oneshot::Receiver<()>,
 }
 
+/// What the thread that writes is told.
+#[derive(Debug)]
+enum Note {
+    Text(String),
+    /// The text of a file is complete; whether it may take the file's place, and who waits for that.
+    End(bool, oneshot::Sender<Result<Replaced, Error>>),
+}
+
 impl Writer {
+    /// Starts the thread that writes in place of these files, one after the other.
+    ///
+    /// # Errors
+    /// [`Error::System`] when there can be no thread.
+    pub fn in_place(files: Vec<Replacement>) -> Result<Self, Error> {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let (tell, failures) = mpsc::channel(2);
+        let (tell_done, done) = oneshot::channel();
+        spawn("write", move || match write_files(receiver, files) {
+            Ok(()) => {
+                let _ = tell_done.send(());
+            }
+            Err(error) => {
+                let _ = tell.blocking_send(error);
+            }
+        })?;
+        Ok(Self {
+            sender: Some(sender),
+            failures,
+            done,
+        })
+    }
+
+    /// Says that a file's text is complete and, if it `is_whole`, has it take the file's place.
+    ///
+    /// # Errors
+    /// [`Error::Replace`] when it cannot.
+    pub async fn end_file(&mut self, is_whole: bool) -> Result<Replaced, Error> {
+        let (done, wait) = oneshot::channel();
+        let is_sent = match &self.sender {
+            Some(sender) => sender.send(Note::End(is_whole, done)).await.is_ok(),
+            None => false,
+        };
+        match wait.await {
+            Ok(replaced) if is_sent => replaced,
+            _ => Err(self.failed().await),
+        }
+    }
+
     /// Starts the thread that writes to standard output.
     ///
     /// # Errors
@@ -69,7 +117,7 @@ impl Writer {
         tokio::select! {
             biased;
             Some(failure) = self.failures.recv() => Err(failure),
-            sent = sender.send(text) => match sent {
+            sent = sender.send(Note::Text(text)) => match sent {
                 Ok(()) => Ok(()),
                 Err(_) => Err(self.failed().await),
             },
@@ -112,12 +160,16 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Error> 
         })
 }
 
-fn write_all(mut receiver: mpsc::Receiver<String>) -> io::Result<()> {
+fn write_all(mut receiver: mpsc::Receiver<Note>) -> io::Result<()> {
     let mut stdout = stdout()?;
-    while let Some(mut text) = receiver.blocking_recv() {
+    while let Some(note) = receiver.blocking_recv() {
+        let Note::Text(mut text) = note else {
+            continue;
+        };
         while text.len() < GATHERED {
             match receiver.try_recv() {
-                Ok(more) => text.push_str(&more),
+                Ok(Note::Text(more)) => text.push_str(&more),
+                Ok(Note::End(..)) => {}
                 Err(_) => break,
             }
         }
@@ -127,6 +179,30 @@ fn write_all(mut receiver: mpsc::Receiver<String>) -> io::Result<()> {
         }
     }
     stdout.flush()
+}
+
+/// Writes for one file after the other. What was begun and not ended is left out.
+fn write_files(mut receiver: mpsc::Receiver<Note>, files: Vec<Replacement>) -> Result<(), Error> {
+    for file in files {
+        let failed = |source: io::Error| replace::failed(file.name(), &source);
+        let mut staged = Staged::begin(&file).map_err(failed)?;
+        loop {
+            match receiver.blocking_recv() {
+                Some(Note::Text(text)) => staged.write(&text).map_err(failed)?,
+                Some(Note::End(is_whole, done)) => {
+                    let replaced = if is_whole {
+                        staged.replace(&file).map_err(failed)
+                    } else {
+                        Ok(Replaced::Left)
+                    };
+                    let _ = done.send(replaced);
+                    break;
+                }
+                None => return Ok(()),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Standard output as a file: the standard library's own handle takes every byte

@@ -154,6 +154,7 @@ mod tests {
                 text: (*text).to_owned(),
                 ..Chunk::default()
             },
+            is_end: false,
         });
         let mut parts = Vec::new();
         let is_wanted = look_up(pieces.collect(), recall, |found| {
@@ -232,6 +233,7 @@ mod tests {
                 text: text.to_owned(),
                 ..Chunk::default()
             },
+            is_end: false,
         };
         let mut calls = 0;
         let is_wanted = look_up(vec![piece("a"), piece("x"), piece("a")], &recall, |_| {

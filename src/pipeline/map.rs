@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::limit::concurrency::Concurrency;
 use crate::output::format::Formatter;
 use crate::output::record::{Fault, Record, Tokens};
+use crate::output::replace::Replaced;
 use crate::output::writer::Writer;
 use crate::pipeline::ask::{Asker, Traffic, is_hopeless};
 use crate::pipeline::found::Found;
@@ -127,6 +128,12 @@ impl Map<'_> {
                     self.formatter.gap(&gap, &mut self.pending);
                     continue;
                 }
+                Item::End(file) => {
+                    board.gaps.borrow_mut().pop_front();
+                    self.flush().await?;
+                    self.end_file(&file).await?;
+                    continue;
+                }
                 Item::Error(error) => error,
                 Item::Hit(place, reply, _share) => {
                     let outcome = Outcome::remembered(reply);
@@ -149,6 +156,23 @@ impl Map<'_> {
             }
             return Err(error);
         }
+    }
+
+    /// Has a file replaced by what was written for it, if all of that is what it should be.
+    async fn end_file(&mut self, file: &str) -> Result<(), Error> {
+        let is_whole = !std::mem::take(&mut self.tally.has_file_failed);
+        let replaced = self.writer.end_file(is_whole).await?;
+        self.formatter.begin_anew();
+        self.is_gap_out = false;
+        let why = match replaced {
+            Replaced::Whole => return Ok(()),
+            Replaced::Left => "not all of it was answered",
+            Replaced::Changed => "somebody changed it meanwhile",
+        };
+        self.tally.left += 1;
+        self.messages
+            .warning(&format!("{file} is not replaced: {why}"));
+        Ok(())
     }
 
     /// Takes a chunk that is done with off the board, and what it gives to write.

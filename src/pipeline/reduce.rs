@@ -122,7 +122,7 @@ impl Reduce<'_> {
                     part.map(|part| levels.push(level + 1, part))
                 }
                 item = items.next(), if !is_mapped && levels.waiting() < most => match item {
-                    Some(Item::Gap(_)) => Ok(()),
+                    Some(Item::Gap(_) | Item::End(_)) => Ok(()),
                     Some(Item::Error(error)) => Err(error),
                     Some(Item::Hit(place, reply, _share)) => {
                         self.tally.written += 1;

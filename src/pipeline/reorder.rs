@@ -69,6 +69,8 @@ pub(super) enum Item {
     /// A chunk that is done with, its text where that may have to take the reply's place, and the
     /// room that is free once it is written.
     Reply(Box<Place>, Arc<Outcome>, Option<String>, Arc<Share>),
+    /// All of a file has come.
+    End(Arc<str>),
     /// The input ended badly.
     Error(Error),
 }
@@ -165,6 +167,9 @@ impl Clerk<'_> {
         let mut number = number;
         let items = hits.into_iter().map(|Hit { mut piece, reply }| {
             let Some(reply) = reply else {
+                if piece.is_end {
+                    return Item::End(piece.file);
+                }
                 return Item::Gap(piece.chunk.gap);
             };
             let place = Place::of(&mut piece, number);

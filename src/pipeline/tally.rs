@@ -27,6 +27,10 @@ pub struct Tally {
     pub first_empty: Option<String>,
     /// Replies that were cut at the user's limit.
     pub cut: u64,
+    /// Whether something of the file that is being replaced has failed.
+    pub has_file_failed: bool,
+    /// Files that should have been replaced, and were not.
+    pub left: u64,
     /// Chunks that failed for good while the run went on, and why: the first of them.
     pub failed: Vec<String>,
     /// How many they are.
@@ -58,6 +62,7 @@ impl Tally {
         }
         if reply.finish == Finish::Length {
             self.cut += 1;
+            self.has_file_failed = true;
             messages.warning(&format!(
                 "{}: the reply was cut at --max-output-tokens",
                 place.name()
@@ -68,6 +73,7 @@ impl Tally {
     /// Keeps in mind a chunk that failed, for the summary at the end.
     pub(super) fn failure(&mut self, place: &Place, failure: &Failure, outcome: &Outcome) {
         self.failures += 1;
+        self.has_file_failed = true;
         if self.failed.len() < NAMED {
             let why = Place::why(failure, outcome.attempts, outcome.took);
             self.failed.push(format!("{} {why}", place.name()));

@@ -18,6 +18,7 @@ use crate::input::chunk::By;
 use crate::input::token::{Encoding, TokenCounter};
 use crate::interrupt;
 use crate::output::format::{FormatOptions, Formatter, Join};
+use crate::output::replace::Replacement;
 use crate::output::writer::Writer;
 use crate::pipeline::ask::Asker;
 use crate::pipeline::map::Map;
@@ -50,15 +51,9 @@ pub(super) fn filter(cli: Cli, operands: Vec<OsString>) -> Result<ExitStatus, Er
         }
     }
     let (is_null_input, prompt_file) = (cli.null_input, cli.prompt_file.clone());
-    let schema = cli.schema.clone();
     let file = config_file()?;
     let config = settings::resolve(cli, &environment, file)?;
-    let task = task(
-        prompt_file.as_deref(),
-        schema.as_deref(),
-        is_null_input,
-        operands,
-    )?;
+    let task = task(prompt_file.as_deref(), &config, is_null_input, operands)?;
     if is_demo && !demo::understands(&task.prompt) {
         return Err(Error::usage_hint(
             "--demo cannot do what the prompt asks: the demo is not a language model, and can only \
@@ -67,10 +62,11 @@ pub(super) fn filter(cli: Cli, operands: Vec<OsString>) -> Result<ExitStatus, Er
              `gptpipe --help`",
         ));
     }
+    let is_in_place = !task.replaced.is_empty();
     let screen = Screen {
         is_stderr_terminal: io::stderr().is_terminal()
             && environment("TERM").is_none_or(|term| term != "dumb"),
-        is_stdout_terminal: io::stdout().is_terminal(),
+        is_stdout_terminal: io::stdout().is_terminal() && !is_in_place,
     };
     let runtime = runtime()?;
     #[cfg(feature = "oauth")]
@@ -100,7 +96,7 @@ pub(super) fn config_file() -> Result<file::File, Error> {
 
 async fn ask(
     config: Config,
-    task: Task,
+    mut task: Task,
     is_demo: bool,
     screen: Screen,
 ) -> Result<ExitStatus, Error> {
@@ -122,6 +118,7 @@ async fn ask(
     let mut remark_if_empty = task.remark_if_empty.clone();
     let encoding = tell_whom(&config, &client.host(), demo.as_ref(), &messages);
     let memory = open_cache(&config, &messages);
+    let replaced = std::mem::take(&mut task.replaced);
     let (schema, is_prompt_alone) = (task.schema.clone(), task.sources.is_none());
     // The demo's address is another one each time.
     let url = if is_demo { "demo" } else { client.url() };
@@ -163,6 +160,7 @@ async fn ask(
         asker,
         merger,
         screen,
+        replaced,
     };
     let mut tally = Tally::default();
     let ended = Box::pin(job.run(pieces, &mut progress, &mut tally)).await;
@@ -188,7 +186,7 @@ async fn ask(
             error
         });
     }
-    Ok(if tally.cut + tally.failures > 0 {
+    Ok(if tally.cut + tally.failures + tally.left > 0 {
         ExitStatus::Incomplete
     } else {
         ExitStatus::Success
@@ -202,6 +200,8 @@ struct Job<'a> {
     /// What asks about packs of replies, where they are merged.
     merger: Option<Asker>,
     screen: Screen,
+    /// The files that are replaced by what comes of them; empty for standard output.
+    replaced: Vec<Replacement>,
     /// Without a source, or where values are read by a program, each reply is a line.
     is_line: bool,
     /// Whether each record of the input has its line in the output.
@@ -236,7 +236,11 @@ impl Job<'_> {
             on_error: config.on_error,
             is_by_line: self.is_by_line,
         };
-        let mut writer = Writer::start()?;
+        let mut writer = if self.replaced.is_empty() {
+            Writer::start()?
+        } else {
+            Writer::in_place(self.replaced)?
+        };
         let messages = self.asker.messages.clone();
         let is_reduced = self.merger.is_some();
         let work = async {

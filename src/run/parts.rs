@@ -176,6 +176,7 @@ pub(super) fn single(name: &str, text: String, recall: &Recall) -> Pieces {
             text,
             ..Chunk::default()
         },
+        is_end: false,
     };
     // There is room for one.
     look_up(vec![piece], recall, |found| {
@@ -307,10 +308,11 @@ pub(super) fn pieces(
         context_tokens: config.context,
     };
     let flush_after = config.flush_after;
+    let tells_ends = config.in_place.is_some();
     let (cut, read) = sync_channel(READ_AHEAD);
     // A thread that waits for SQLite or hashes does not cut meanwhile, so these are two.
     let cutter = spawn("cut", move || {
-        let result = reader::read(sources, &options, flush_after, |pieces| {
+        let result = reader::read(sources, &options, flush_after, tells_ends, |pieces| {
             cut.send(Ok(pieces)).is_ok()
         });
         if let Err(error) = result {

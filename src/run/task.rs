@@ -6,8 +6,10 @@ use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::config::settings::Config;
 use crate::error::Error;
 use crate::input::reader::{self, Source};
+use crate::output::replace::Replacement;
 use crate::output::schema::Schema;
 
 /// What a run works on.
@@ -18,6 +20,8 @@ pub(super) struct Task {
     pub(super) sources: Option<Vec<Source>>,
     /// What replies have to follow.
     pub(super) schema: Option<Arc<Schema>>,
+    /// The files that are replaced by what comes of them; empty for none.
+    pub(super) replaced: Vec<Replacement>,
     /// What should be told before anything is sent.
     pub(super) remark: Option<String>,
     /// What should be told if there was no text: the prompt may have been meant as a file.
@@ -27,7 +31,7 @@ pub(super) struct Task {
 /// Sorts the operands into prompt and files, and opens these.
 pub(super) fn task(
     prompt_file: Option<&str>,
-    schema: Option<&str>,
+    config: &Config,
     is_null_input: bool,
     mut operands: Vec<OsString>,
 ) -> Result<Task, Error> {
@@ -79,6 +83,10 @@ pub(super) fn task(
     } else {
         Some(reader::open(&operands)?)
     };
+    let replaced = match &config.in_place {
+        Some(suffix) => replacements(&operands, suffix.as_deref())?,
+        None => Vec::new(),
+    };
     let (remark, remark_if_empty) = if is_null_input {
         (None, None)
     } else if is_terminal {
@@ -94,7 +102,8 @@ pub(super) fn task(
     Ok(Task {
         prompt,
         sources,
-        schema: schema.map(read_schema).transpose()?,
+        schema: config.schema.as_deref().map(read_schema).transpose()?,
+        replaced,
         remark,
         remark_if_empty,
     })
@@ -107,4 +116,16 @@ fn read_schema(path: &str) -> Result<Arc<Schema>, Error> {
         is_prompt: false,
     })?;
     Ok(Arc::new(Schema::parse(&text, path)?))
+}
+
+/// The files that are to be replaced.
+fn replacements(operands: &[OsString], suffix: Option<&str>) -> Result<Vec<Replacement>, Error> {
+    if operands.is_empty() || operands.iter().any(|operand| operand == "-") {
+        return Err(Error::usage_hint(
+            "`--in-place` replaces files, and standard input is none",
+            "name the files after the prompt",
+        ));
+    }
+    let files = operands.iter().map(Path::new);
+    files.map(|file| Replacement::new(file, suffix)).collect()
 }

@@ -17,6 +17,7 @@ mod canary; // a key that is known, looked for in everything that a run leaves b
 mod complete; // what the Tab key offers, in the real shells
 mod demo; // --demo: the whole path without key, network or home
 mod docs; // help and README say the same
+mod edit; // --in-place: files replaced by what comes of them, whole or not at all
 mod fault; // each fault of a server: status, message, and what is on stdout all the same
 mod filter; // bytes in, bytes out: encodings, files, operands
 mod key; // the key is where it belongs and nowhere else

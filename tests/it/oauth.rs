@@ -664,7 +664,7 @@ fn the_settings_are_checked_where_they_stand() {
     ask(&bus)
         .run()
         .status(2)
-        .says("config.toml:7: `scopes`: unknown field `scopes`")
+        .says("config.toml:7: `scopes`: unknown key")
         .says("did you mean `scope`?");
     configure(
         &bus,

@@ -432,7 +432,7 @@ fn without_text_a_terminal_means_the_prompt_alone() {
         .stdin(terminal.line())
         .run();
     run.status(0)
-        .stdout("Hello.")
+        .stdout("Hello.\n")
         .one_message()
         .says("the prompt is sent alone");
     let request = server.only_request();
