@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::report::neighbours;
+
 /// When to show progress.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ProgressMode {
@@ -52,6 +54,13 @@ const LOG_EVERY: Duration = Duration::from_secs(5);
 /// Time between two frames of the spinner.
 const TICK: Duration = Duration::from_millis(120);
 
+/// Time before anything is drawn: what ends at once should not flicker, and by then the other
+/// processes of a pipeline have started.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+
+/// Time between two looks at who else uses the terminal.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
 /// Lifts the line for the time of a message.
 #[derive(Clone, Debug)]
 pub struct Curtain(Option<ProgressBar>);
@@ -77,8 +86,15 @@ pub struct Progress {
 #[derive(Debug)]
 enum Shown {
     Nothing,
-    Bar(ProgressBar),
-    Lines { next: Instant },
+    Bar {
+        bar: ProgressBar,
+        /// Whether it is drawn: another process of the job may have the terminal.
+        is_drawn: bool,
+        next_look: Instant,
+    },
+    Lines {
+        next: Instant,
+    },
 }
 
 impl Progress {
@@ -89,9 +105,11 @@ impl Progress {
         let shown = match mode {
             ProgressMode::Never => Shown::Nothing,
             ProgressMode::Auto if is_quiet || !screen.is_stderr_terminal => Shown::Nothing,
-            ProgressMode::Auto | ProgressMode::Always if screen.is_stderr_terminal => {
-                Shown::Bar(bar())
-            }
+            ProgressMode::Auto | ProgressMode::Always if screen.is_stderr_terminal => Shown::Bar {
+                bar: bar(),
+                is_drawn: false,
+                next_look: began + FIRST_LOOK,
+            },
             ProgressMode::Auto | ProgressMode::Always => Shown::Lines {
                 next: began + LOG_EVERY,
             },
@@ -113,9 +131,25 @@ impl Progress {
     pub fn update(&mut self, snapshot: Snapshot) {
         match &mut self.shown {
             Shown::Nothing => {}
-            Shown::Bar(bar) => {
+            Shown::Bar {
+                bar,
+                is_drawn,
+                next_look,
+            } => {
+                let now = Instant::now();
+                if now >= *next_look {
+                    *next_look = now + LOOK_EVERY;
+                    let may_draw = neighbours::may_draw();
+                    if *is_drawn != may_draw {
+                        draw(bar, may_draw);
+                    }
+                    *is_drawn = may_draw;
+                }
+                if !*is_drawn {
+                    return;
+                }
                 if snapshot.is_all_known && bar.length().is_none() {
-                    bar.set_style(style("{spinner} [{bar:24}] {msg}"));
+                    bar.set_style(style("{spinner} [{bar:24}] {wide_msg}"));
                 }
                 if snapshot.is_all_known {
                     bar.set_length(snapshot.known);
@@ -139,7 +173,7 @@ impl Progress {
     /// Makes room for output: on a terminal that shows both, what was drawn goes.
     pub fn before_output(&mut self) {
         if self.screen.is_stdout_terminal
-            && let Shown::Bar(bar) = &self.shown
+            && let Shown::Bar { bar, .. } = &self.shown
         {
             bar.finish_and_clear();
             self.shown = Shown::Nothing;
@@ -150,14 +184,14 @@ impl Progress {
     #[must_use]
     pub fn curtain(&self) -> Curtain {
         match &self.shown {
-            Shown::Bar(bar) => Curtain(Some(bar.clone())),
+            Shown::Bar { bar, .. } => Curtain(Some(bar.clone())),
             Shown::Nothing | Shown::Lines { .. } => Curtain(None),
         }
     }
 
     /// Takes the line away, without a trace.
     pub fn clear(&mut self) {
-        if let Shown::Bar(bar) = &self.shown {
+        if let Shown::Bar { bar, .. } = &self.shown {
             bar.finish_and_clear();
         }
         self.shown = Shown::Nothing;
@@ -165,10 +199,23 @@ impl Progress {
 }
 
 fn bar() -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    bar.set_style(style("{spinner} {msg}"));
-    bar.enable_steady_tick(TICK);
+    // A message that does not fit is cut: a line that wraps could not be taken back.
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+    bar.set_style(style("{spinner} {wide_msg}"));
     bar
+}
+
+/// Begins to draw, or takes away what is drawn.
+fn draw(bar: &ProgressBar, is_drawn: bool) {
+    if is_drawn {
+        bar.set_draw_target(ProgressDrawTarget::stderr());
+        bar.reset();
+        bar.enable_steady_tick(TICK);
+    } else {
+        bar.disable_steady_tick();
+        bar.finish_and_clear();
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
 }
 
 /// Without colours, so that `NO_COLOR` has nothing to switch off.
@@ -204,7 +251,19 @@ fn line(snapshot: Snapshot, elapsed: Duration) -> String {
                 .max(1);
         let _ = write!(text, ", {}.{} chunks/s", tenths / 10, tenths % 10);
     }
+    // What was remembered took no time, so it says nothing about the rest.
+    let asked = done.saturating_sub(cached);
+    if is_all_known && asked > 0 && seconds > 0 && known > done {
+        let left = elapsed.as_secs_f64() * ratio(known - done, asked);
+        let left = Duration::from_secs_f64(left.min(1e9)).as_secs();
+        let _ = write!(text, ", {}:{:02} left", left / 60, left % 60);
+    }
     text
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a guess needs no more")]
+fn ratio(one: u64, other: u64) -> f64 {
+    one as f64 / other as f64
 }
 
 /// A count short enough to read while it changes.
@@ -233,6 +292,15 @@ mod tests {
         assert_eq!(
             line(snapshot, Duration::from_secs(62)),
             "3/9+ chunks, 4 in flight, 2 cached, 12k tokens, 1:02, 0.0 chunks/s"
+        );
+        let most = Snapshot {
+            done: 5,
+            is_all_known: true,
+            ..snapshot
+        };
+        assert_eq!(
+            line(most, Duration::from_mins(1)),
+            "5/9 chunks, 4 in flight, 2 cached, 12k tokens, 1:00, 0.0 chunks/s, 1:20 left"
         );
         let all = Snapshot {
             done: 9,

@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -224,6 +224,8 @@ impl Gptpipe {
         command.stdin(stdin);
         command.stdout(self.stdout.unwrap_or_else(Stdio::piped));
         command.stderr(self.stderr.unwrap_or_else(Stdio::piped));
+        // A job of its own, as an interactive shell makes it.
+        command.process_group(0);
         let mut child = command.spawn().unwrap_or_else(|error| {
             panic!("{} has to be installed: {error}", self.program.display())
         });

@@ -18,7 +18,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 
 #[cfg(feature = "keyring")]
 use crate::harness::HANGS;
-use crate::harness::{Gptpipe, Reader, gptpipe};
+use crate::harness::{Gptpipe, Reader, gptpipe, shell};
 use crate::server::{Gate, Request, Server};
 
 /// A terminal with its user.
@@ -291,6 +291,35 @@ fn progress_comes_and_goes_without_a_trace() {
     let shown = terminal.shown();
     assert_eq!(last_line(&shown), "", "{shown:?}");
     assert!(!shown.ends_with('\n'), "{shown:?}");
+}
+
+#[test]
+fn of_a_pipeline_only_the_last_draws() {
+    let gate = Gate::default();
+    let server = Server::start({
+        let gate = gate.clone();
+        move |request| {
+            if request.text == "2" {
+                request.echo().behind(&gate)
+            } else {
+                request.echo()
+            }
+        }
+    });
+    let terminal = Terminal::new();
+    let run = shell(r#"printf '1\n2\n3\n' | "$GPTPIPE" p -b line | "$GPTPIPE" p -b file"#)
+        .env("TERM", "xterm-256color")
+        .ask(&server)
+        .stderr(terminal.line())
+        .start();
+    terminal.screen.wait(|shown| shown.contains("0/0+ chunks"));
+    // By now the first would have drawn too, and it goes on waiting.
+    server.settle();
+    gate.open();
+    run.finish().status(0).stdout("1\n2\n3\n");
+    let shown = terminal.shown();
+    assert!(!shown.contains("/3 chunks"), "{shown:?}");
+    assert_eq!(last_line(&shown), "", "{shown:?}");
 }
 
 #[test]
