@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use crate::harness::{Folder, Gptpipe, gptpipe, lines, shell};
-use crate::server::{Answer, Gate, Server};
+use crate::server::{Answer, Gate, Request, Server};
 
 /// Within this time from a request's arrival its reply is stored, on however busy a machine.
 const STORED: Duration = Duration::from_secs(2);
@@ -44,6 +44,49 @@ fn what_is_remembered_is_not_asked_for() {
         .run();
     run.ok().stdout("one\nzero\nthree\nfour\n");
     assert_eq!(server.calls(), 5, "only what is missing is sent");
+}
+
+/// Replies that are known are handed on many at a time, and wait neither for more nor for what is
+/// asked behind them.
+#[test]
+fn what_is_remembered_comes_at_once_whatever_comes_behind_it() {
+    let gate = Gate::default();
+    let server = Server::start({
+        let gate = gate.clone();
+        move |request: &Request| match request.text.as_str() {
+            "slow" => request.echo().behind(&gate),
+            _ => request.echo(),
+        }
+    });
+    let home = Folder::home();
+    three(&server, &home).run().ok();
+    let mut run = three(&server, &home).hold_input().start();
+    run.feed("one\n");
+    run.wait_stdout(|stdout| stdout == b"one\n");
+    run.feed("three\n\ntwo\nslow\none\n");
+    server.wait(|log| log.calls == 4);
+    run.wait_stdout(|stdout| stdout == b"one\nthree\n\ntwo\n");
+    gate.open();
+    run.wait_stdout(|stdout| stdout.ends_with(b"slow\none\n"));
+    run.finish().ok();
+    assert_eq!(server.calls(), 4);
+}
+
+#[test]
+fn known_and_unknown_records_stay_in_their_order() {
+    let (server, home) = (Server::echo(), Folder::home());
+    let all = lines(3_000);
+    let known: String = all
+        .split_inclusive('\n')
+        .enumerate()
+        .filter(|(number, _)| number % 700 > 9)
+        .map(|(_, line)| line)
+        .collect();
+    let run = |input: &str| three(&server, &home).input(input).run();
+    run(&known).ok().stdout(&known);
+    let before = server.calls();
+    run(&all).ok().stdout(&all);
+    assert_eq!(server.calls() - before, 50);
 }
 
 #[test]
