@@ -5,8 +5,11 @@
 #![expect(clippy::print_stdout, reason = "tables are what a benchmark is for")]
 
 use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::path::Path;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use gptpipe::api::event::Api;
@@ -27,42 +30,63 @@ const PART: usize = 10;
 /// Words of a record.
 const WORDS: usize = 6;
 
+/// Bytes that are compared at a time.
+const PIECE: usize = 64 * 1024;
+
 /// Replies that are stored at once.
 const TOGETHER: usize = 512;
 
-pub(crate) fn measure(lab: &Lab) {
+/// What makes this program write the records and what is remembered of them, into a folder for an
+/// address. What that takes would count as the peak memory of every child of this process.
+pub(crate) const MAKE: &str = "--make-records";
+
+/// Records, a tenth of them, and what is remembered, in the folder of the measurement.
+const FILES: [&str; 3] = ["records", "some-records", "records.db"];
+
+/// Writes the files of the measurement: the arguments behind [`MAKE`].
+pub(crate) fn make(arguments: &[String]) {
+    let [folder, base_url] = arguments else {
+        panic!("{MAKE} FOLDER URL");
+    };
+    let [long, short, cache] = FILES.map(|name| Path::new(folder).join(name));
     let text = records();
-    let long = lab.folder.join("records");
     child::write(&long, text.as_bytes());
     let part = text
         .match_indices('\n')
         .nth(RECORDS / PART - 1)
         .map_or(text.len(), |(at, end)| at + end.len());
-    let short = lab.folder.join("some-records");
     child::write(&short, &text.as_bytes()[..part]);
-    let base_url = format!("{}/v1", lab.address);
-    let cache = lab.folder.join("records.db");
     remember(&cache, &format!("{base_url}/chat/completions"), &text);
+}
+
+pub(crate) fn measure(lab: &Lab) {
+    let base_url = format!("{}/v1", lab.address);
+    let made = Command::new(std::env::current_exe().expect("this program's path"))
+        .arg(MAKE)
+        .arg(&lab.folder)
+        .arg(&base_url)
+        .status();
+    assert!(made.is_ok_and(|status| status.success()), "no records");
+    let [long, short, cache] = FILES.map(|name| lab.folder.join(name));
     let gptpipe = |input: &Path| {
         let mut command = lab.gptpipe(&base_url);
         command
             .args(["-q", "--cache-only", "-m", "m", "-b", "line", "--cache"])
             .arg(&cache)
             .arg("repeat");
-        child::run(&mut command, input)
+        run(&mut command, input)
     };
     let has_jq = lab.command("jq").arg("--version").output().is_ok();
     let count = runs(3);
     let (mut all, mut some, mut jq) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..count {
-        let run = gptpipe(&long);
-        assert!(run.output == text.as_bytes(), "what is remembered differs");
-        all.push(run);
+        all.push(gptpipe(&long));
         some.push(gptpipe(&short));
         if has_jq {
-            jq.push(child::run(lab.command("jq").args(["-c", "."]), &long));
+            jq.push(run(lab.command("jq").args(["-c", "."]), &long));
         }
     }
+    let bytes = fs::metadata(&long).map_or(0, |metadata| metadata.len());
     let mut rows = vec![
         row("gptpipe, remembered", RECORDS, &all),
         row("a tenth of the records", RECORDS / PART, &some),
@@ -72,8 +96,8 @@ pub(crate) fn measure(lab: &Lab) {
     }
     println!(
         "### Short records\n\nRuns of each: {count}, in turn; {RECORDS} records, {:.0} MB, every \
-         byte of the long output compared.\n",
-        megabytes(text.len())
+         byte of the output compared.\n",
+        megabytes(bytes)
     );
     let head = [
         "",
@@ -88,6 +112,34 @@ pub(crate) fn measure(lab: &Lab) {
     if !has_jq {
         println!("jq is not in PATH, so that nothing stands beside it.\n");
     }
+}
+
+/// Runs a program whose output is to be its input, without holding either.
+fn run(command: &mut Command, input: &Path) -> Run {
+    let stdin = File::open(input).expect("the input");
+    let began = Instant::now();
+    let mut child = command
+        .stdin(stdin)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut output = child.stdout.take().expect("its stdout");
+    let mut input = File::open(input).expect("the input");
+    let (mut bytes, mut expected) = (vec![0; PIECE], vec![0; PIECE]);
+    loop {
+        let length = output.read(&mut bytes).expect("its output");
+        let expected = &mut expected[..length];
+        input
+            .read_exact(expected)
+            .expect("no more output than input");
+        assert!(bytes[..length] == *expected, "what is remembered differs");
+        if length == 0 {
+            break;
+        }
+    }
+    let rest = input.read(&mut expected).expect("the input");
+    assert_eq!(rest, 0, "the output is shorter than the input");
+    child::finish(child, began, command)
 }
 
 /// Records of JSON, no two of them alike.
@@ -174,6 +226,6 @@ fn row(name: &str, records: usize, runs: &[Run]) -> Vec<String> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "sizes are below 2^53")]
-fn megabytes(bytes: usize) -> f64 {
+fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }

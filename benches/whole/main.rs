@@ -2,10 +2,10 @@
 //! that are remembered, the schedule, processor time.
 //!
 //! `cargo bench --bench whole` runs all parts, `cargo bench --bench whole
-//! start` one of `start`, `memory`, `order`, `cached`, `lines`, `rate`, `article`, `xargs`,
-//! `schedule`, `cpu`. Markdown tables come out on standard output. The server is a second process of this program on loopback,
-//! so that this one stays small: a child's peak memory is counted from that of
-//! the process that starts it. curl and jq are taken from PATH, aichat from PATH or
+//! start` one of `start`, `memory`, `order`, `lines`, `cached`, `rate`, `article`, `xargs`,
+//! `schedule`, `cpu`. Markdown tables come out on standard output. The server is a second process
+//! of this program on loopback, so that this one stays small: a child's peak memory is counted
+//! from that of the process that starts it. curl and jq are taken from PATH, aichat from PATH or
 //! from the variable AICHAT, a Python with the package `openai` from PATH or from
 //! the variable PYTHON; what is missing is said and left out.
 //! `GPTPIPE_BENCH_RUNS` replaces the number of runs of each part.
@@ -45,8 +45,8 @@ const PARTS: [(&str, Part); 10] = [
     ("start", start::measure),
     ("memory", memory::measure),
     ("order", order::measure),
-    ("cached", cached::measure),
     ("lines", lines::measure),
+    ("cached", cached::measure),
     ("rate", pace::rate),
     ("article", pace::article),
     ("xargs", pace::xargs),
@@ -58,6 +58,10 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.first().is_some_and(|arg| arg == SERVE) {
         server::serve();
+        return;
+    }
+    if args.first().is_some_and(|arg| arg == lines::MAKE) {
+        lines::make(&args[1..]);
         return;
     }
     // Cargo says `--bench` only when figures are wanted; `cargo test --benches` does not.
