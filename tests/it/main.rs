@@ -20,8 +20,9 @@ mod docs; // help and README say the same
 mod edit; // --in-place: files replaced by what comes of them, whole or not at all
 mod fault; // each fault of a server: status, message, and what is on stdout all the same
 mod filter; // bytes in, bytes out: encodings, files, operands
-mod key; // the key is where it belongs and nowhere else
 #[cfg(feature = "keyring")]
+mod interplay; // beside other tools, in real shells
+mod key; // the key is where it belongs and nowhere else
 mod keyring; // a real keyring on a bus of its own, and what can be wrong with one
 mod laws; // what holds for every input: nothing is lost, every chunk fits
 mod layout; // the import law of the sources
