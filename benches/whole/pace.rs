@@ -217,7 +217,8 @@ fn documents(lab: &Lab) {
 fn number_each(text: &str, round: usize) -> String {
     let mut number = round * 10_000;
     let mut out = String::new();
-    for sentence in text.split_inclusive(". ") {
+    let paragraphs = text.split_inclusive("\n\n");
+    for sentence in paragraphs.flat_map(|paragraph| paragraph.split_inclusive(". ")) {
         number += 1;
         let _ = write!(out, "{number} {sentence}");
     }
