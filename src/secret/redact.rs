@@ -119,30 +119,34 @@ pub fn without(text: &str, secret: &str) -> Option<String> {
     is_found.then_some(out)
 }
 
-/// How much of the text, from its beginning, is the secret; with `escaped`, as JSON or a URL would write it.
+/// How much of the text, from its beginning, is the secret; with `escaped`, as JSON or a URL would write it. What looks
+/// like an escape may be the secret's own characters, so both readings are followed.
 fn length_at(text: &str, secret: &str, escaped: bool) -> Option<usize> {
-    let mut rest = text;
+    let mut ends = vec![0];
     for (number, wanted) in secret.chars().enumerate() {
-        loop {
-            let c = rest.chars().next()?;
-            if let Some((decoded, length)) = escaped.then(|| unescape(rest)).flatten()
-                && decoded == wanted
-            {
-                rest = &rest[length..];
-                break;
+        let mut next = Vec::new();
+        for mut at in ends {
+            while let Some(c) = text[at..].chars().next() {
+                let rest = &text[at..];
+                let decoded = escaped.then(|| unescape(rest)).flatten();
+                if let Some((_, length)) = decoded.filter(|(decoded, _)| *decoded == wanted) {
+                    next.push(at + length);
+                }
+                if c == wanted {
+                    next.push(at + c.len_utf8());
+                }
+                let gap = gap(rest);
+                if gap == 0 || number == 0 {
+                    break;
+                }
+                at += gap;
             }
-            if c == wanted {
-                rest = &rest[c.len_utf8()..];
-                break;
-            }
-            let gap = gap(rest);
-            if gap == 0 || number == 0 {
-                return None;
-            }
-            rest = &rest[gap..];
         }
+        next.sort_unstable();
+        next.dedup();
+        ends = next;
     }
-    Some(text.len() - rest.len())
+    ends.pop()
 }
 
 /// The length of what can stand inside a word that was broken over lines.
@@ -415,6 +419,16 @@ mod tests {
             assert!(redact(&text, Words::Own).contains(REDACTED), "{text}");
         }
         assert_eq!(without("nothing of it", secret.expose()), None);
+        // What looks like an escape is part of this one.
+        let secret = "%25\\Aa!a\\\\n";
+        for text in [
+            secret.to_owned(),
+            serde_json::to_string(secret).unwrap(),
+            "%2525%5CAa%21a%5C%5Cn".to_owned(),
+        ] {
+            let shown = without(&text, secret).unwrap_or_default();
+            assert_eq!(shown.trim_matches('"'), REDACTED, "{text}");
+        }
     }
 
     proptest! {
