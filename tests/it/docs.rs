@@ -69,6 +69,7 @@ fn the_readme_mentions_every_option() {
         "--features",
         "--no-default-features",
         "--bin",
+        "--parallel",
     ];
     let unknown: Vec<&String> = unknown
         .iter()

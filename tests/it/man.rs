@@ -304,9 +304,14 @@ fn the_examples_work() {
             .run();
         let is_demo = example.contains("--demo");
         let writes = !example.contains("> lettre.txt");
-        run.must(run.code == Some(0), &format!("it must work: {example}"))
-            .must(is_demo || run.stderr.is_empty(), "without a word")
-            .must(run.stdout.is_empty() != writes, "with a result");
+        // Who writes after `head` has left is ended by SIGPIPE, as any filter is.
+        let is_left = example.contains("| head") && run.code == Some(141);
+        run.must(
+            run.code == Some(0) || is_left,
+            &format!("it must work: {example}"),
+        )
+        .must(is_demo || run.stderr.is_empty(), "without a word")
+        .must(run.stdout.is_empty() != writes, "with a result");
     }
 }
 
