@@ -37,6 +37,28 @@ fn grep_and_xargs_find_and_ask() {
 }
 
 #[test]
+fn lines_of_jobs_side_by_side_stay_whole() {
+    let server = Server::echo();
+    let home = Folder::home();
+    let mut expected = Vec::new();
+    for file in 0..16 {
+        let letter = char::from(b'a' + file);
+        let text: Vec<String> = (100..200)
+            .map(|line| format!("{letter}{line} {}", letter.to_string().repeat(90)))
+            .collect();
+        home.write(&format!("in/{letter}"), text.join("\n") + "\n");
+        expected.extend(text);
+    }
+    bash("grep -l . in/* | xargs -P8 -n1 gptpipe -b line p | LC_ALL=C sort | uniq")
+        .at(&home)
+        .ask(&server)
+        .run()
+        .ok()
+        .stdout(expected.join("\n") + "\n");
+    assert_eq!(server.calls(), expected.len());
+}
+
+#[test]
 fn xargs_stops_when_every_further_job_would_fail() {
     let server =
         Server::start(|_| Answer::error("401 Unauthorized", "invalid_api_key", "no such key"));
@@ -60,7 +82,60 @@ fn jq_reads_what_is_written_for_it() {
 }
 
 #[test]
-fn tee_paste_and_join_keep_lines_beside_each_other() {
+fn jq_takes_what_follows_a_schema_as_it_comes() {
+    let server = Server::start(|request| {
+        let name = &*request.text;
+        request.reply(["```json\n{\"name\": \"", name, "\",\n \"age\": 36}\n```"])
+    });
+    let home = Folder::home();
+    let schema = r#"{"type": "object", "properties": {"name": {"type": "string"}}}"#;
+    home.write("schema", schema);
+    bash("gptpipe -b line --schema schema p | jq -c '[.name, .age + 1]'")
+        .at(&home)
+        .ask(&server)
+        .input("Ada\nGrace\n")
+        .run()
+        .ok()
+        .stdout("[\"Ada\",37]\n[\"Grace\",37]\n");
+}
+
+#[test]
+fn join_finds_the_line_of_each_key() {
+    let server = Server::echo();
+    let home = Folder::home();
+    home.write("text", "1 one\n2 two\n3 three\n");
+    home.write("other", "1 eins\n3 drei\n");
+    bash("join <(gptpipe -b line p text) other")
+        .at(&home)
+        .ask(&server)
+        .run()
+        .ok()
+        .stdout("1 one eins\n3 three drei\n");
+}
+
+/// A name that is not text can only be handed on as the bytes that it is.
+#[test]
+fn a_file_name_of_any_bytes_is_found() {
+    let server = Server::echo();
+    let home = Folder::home();
+    let script =
+        r"mkdir in && echo odd > $'in/\xff\n-n' && printf 'in/\xff\n-n\0' | xargs -0 gptpipe p";
+    bash(script)
+        .at(&home)
+        .ask(&server)
+        .run()
+        .ok()
+        .stdout("odd\n");
+    bash("find in -type f -print0 | xargs -0 gptpipe --format jsonl p | jq -r .text")
+        .at(&home)
+        .ask(&server)
+        .run()
+        .ok()
+        .stdout("odd\n");
+}
+
+#[test]
+fn tee_and_paste_keep_lines_beside_each_other() {
     let server = Server::start(|request| request.reply([&*request.text.to_uppercase(), "\n!"]));
     let home = Folder::home();
     home.write("names", "ada\n\ngrace\n");
@@ -128,17 +203,19 @@ fn a_log_that_grows_is_answered_while_it_pauses() {
     let server = Server::echo();
     let home = Folder::home();
     home.write("log", "first\n");
-    let run = bash("tail -n +1 -f log | gptpipe --flush-after 50ms p")
-        .at(&home)
-        .ask(&server)
-        .start();
+    // Its number is written down: only this `tail` is ended, not one of another run of the tests.
+    let run =
+        bash("sh -c 'echo $$ > tail.pid; exec tail -n +1 -f log' | gptpipe --flush-after 50ms p")
+            .at(&home)
+            .ask(&server)
+            .start();
     run.wait_stdout(|stdout| stdout.starts_with(b"first"));
     // `tail` looks for what was added, so it is not written anew.
     bash("echo second >> log").at(&home).run().ok();
     let seen =
         run.wait_stdout(|stdout| stdout.ends_with(b"second") || stdout.ends_with(b"second\n"));
     assert!(seen.starts_with(b"first\nsecond"), "{seen:?}");
-    bash("pkill -TERM -x -f 'tail -n .1 -f log'").run();
+    bash("kill -TERM \"$(cat tail.pid)\"").at(&home).run().ok();
     run.finish().status(143);
 }
 
