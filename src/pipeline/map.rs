@@ -27,13 +27,10 @@ use crate::pipeline::tally::Tally;
 use crate::pipeline::task::{Live, Outcome};
 use crate::pipeline::tell::wait_for_flight;
 use crate::report::message::Messages;
-use crate::report::progress::{Progress, Snapshot};
+use crate::report::progress::{Progress, Snapshot, UPDATE_EVERY};
 
 /// Bytes of ready text that are handed over even if more is ready.
 const GATHERED: usize = 64 * 1024;
-
-/// Time between two looks at how far things are, while somebody watches.
-const TICK: Duration = Duration::from_millis(100);
 
 /// The parts that a run works with.
 #[derive(Debug)]
@@ -77,7 +74,7 @@ impl Map<'_> {
         board.known.clone_from(&self.tally.known);
         let items = items(&self.asker, pieces, options, &traffic, &grown, &board);
         let mut items = std::pin::pin!(items);
-        let mut tick = tokio::time::interval(TICK);
+        let mut tick = tokio::time::interval(UPDATE_EVERY);
         loop {
             if self.progress.is_shown() {
                 self.progress.update(Snapshot {

@@ -15,7 +15,6 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures::stream::FuturesOrdered;
 use futures::{Stream, StreamExt as _};
@@ -33,13 +32,10 @@ use crate::pipeline::tally::Tally;
 use crate::pipeline::task::{Outcome, Task};
 use crate::pipeline::tell::wait_for_flight;
 use crate::report::message::Messages;
-use crate::report::progress::{Progress, Snapshot};
+use crate::report::progress::{Progress, Snapshot, UPDATE_EVERY};
 
 /// What stands between the replies of a pack.
 const BETWEEN: &str = "\n\n";
-
-/// Time between two looks at how far things are, while somebody watches.
-const TICK: Duration = Duration::from_millis(100);
 
 /// The parts that a merging works with.
 #[derive(Debug)]
@@ -94,7 +90,7 @@ impl Reduce<'_> {
         let grown = Arc::new(Notify::new());
         let mut items = pin!(items(&self.map, pieces, options, &traffic, &grown, &board));
         let mut levels = Levels::new(Arc::clone(&self.merge), traffic.clone(), self.max_tokens);
-        let mut tick = tokio::time::interval(TICK);
+        let mut tick = tokio::time::interval(UPDATE_EVERY);
         // Packs that wait for their turn are memory, so the map waits for them.
         let most = 2 * options.jobs.most();
         let mut is_mapped = false;
@@ -107,7 +103,8 @@ impl Reduce<'_> {
                 cached: self.tally.cached,
                 tokens: self.tally.tokens,
             });
-            let is_first = |number: u64| number == *traffic.over.borrow();
+            board.hold(levels.waiting() >= most);
+            let is_behind = |number: u64| number > *traffic.over.borrow();
             let step = tokio::select! {
                 biased;
                 Some((level, step)) = levels.next() => {
@@ -116,28 +113,22 @@ impl Reduce<'_> {
                         Step::Pack(pack, outcome) => {
                             self.tally.merged += u64::from(outcome.result.is_ok());
                             let place = pack.place();
-                            self.part(&place, &outcome, || pack.text(), pack.numbers(), is_first)
+                            self.part(&place, &outcome, || pack.text(), pack.numbers(), is_behind)
                         }
                     };
                     part.map(|part| levels.push(level + 1, part))
                 }
-                item = items.next(), if !is_mapped && levels.waiting() < most => match item {
+                item = items.next(), if !is_mapped => match item {
                     Some(Item::Gap(_) | Item::End(_)) => Ok(()),
                     Some(Item::Error(error)) => Err(error),
                     Some(Item::Hit(place, reply, _share)) => {
-                        self.tally.written += 1;
                         let outcome = Outcome::remembered(reply);
-                        let numbers = place.number..=place.number;
-                        let part = self.part(&place, &outcome, String::new, numbers, is_first);
-                        part.map(|part| levels.push(0, part))
+                        self.first_part(&place, &outcome, None, is_behind)
+                            .map(|part| levels.push(0, part))
                     }
-                    Some(Item::Reply(place, outcome, text, _share)) => {
-                        self.tally.written += u64::from(outcome.result.is_ok());
-                        let numbers = place.number..=place.number;
-                        let text = || text.unwrap_or_default();
-                        let part = self.part(&place, &outcome, text, numbers, is_first);
-                        part.map(|part| levels.push(0, part))
-                    }
+                    Some(Item::Reply(place, outcome, text, _share)) => self
+                        .first_part(&place, &outcome, text, is_behind)
+                        .map(|part| levels.push(0, part)),
                     None => {
                         is_mapped = true;
                         Ok(())
@@ -166,6 +157,25 @@ impl Reduce<'_> {
         }
     }
 
+    /// What goes on from a chunk.
+    fn first_part(
+        &mut self,
+        place: &Place,
+        outcome: &Outcome,
+        text: Option<String>,
+        is_behind: impl Fn(u64) -> bool,
+    ) -> Result<Option<Part>, Error> {
+        self.tally.written += u64::from(outcome.result.is_ok());
+        let numbers = place.number..=place.number;
+        self.part(
+            place,
+            outcome,
+            || text.unwrap_or_default(),
+            numbers,
+            is_behind,
+        )
+    }
+
     /// What goes on from a reply, or from a failure that does not end the run. Behind the failure
     /// that does, others fail because of it, and only that one is told.
     fn part(
@@ -174,7 +184,7 @@ impl Reduce<'_> {
         outcome: &Outcome,
         source: impl FnOnce() -> String,
         numbers: RangeInclusive<u64>,
-        is_first: impl Fn(u64) -> bool,
+        is_behind: impl Fn(u64) -> bool,
     ) -> Result<Option<Part>, Error> {
         let text = match &outcome.result {
             Ok(reply) => {
@@ -187,10 +197,10 @@ impl Reduce<'_> {
                 }
             }
             Err(failure) if self.options.on_error == OnError::Stop || is_hopeless(failure) => {
-                return if is_first(place.number) {
-                    Err(place.failed(failure, outcome.attempts, outcome.took))
-                } else {
+                return if is_behind(place.number) {
                     Ok(None)
+                } else {
+                    Err(place.failed(failure, outcome.attempts, outcome.took))
                 };
             }
             Err(failure) => {

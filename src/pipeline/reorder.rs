@@ -94,8 +94,29 @@ pub(super) struct Board {
     pub(super) known: Arc<AtomicU64>,
     /// Whether that is all.
     pub(super) is_all_known: Cell<bool>,
+    /// Whether no further chunk is to be asked about for now.
+    is_held: Cell<bool>,
+    released: Notify,
     /// Who asks about which text, so that the same is asked only once.
     asked: RefCell<Asked>,
+}
+
+impl Board {
+    /// Holds back the chunks that are still to be asked about, or lets them go on. Who stops taking
+    /// items instead would leave one of them waiting in the queue for a permit, which nobody else
+    /// could then get past.
+    pub(super) fn hold(&self, is_held: bool) {
+        self.is_held.set(is_held);
+        if !is_held {
+            self.released.notify_one();
+        }
+    }
+
+    async fn released(&self) {
+        while self.is_held.get() {
+            self.released.notified().await;
+        }
+    }
 }
 
 /// The chunks in their order, each when it is done with.
@@ -197,7 +218,10 @@ impl Clerk<'_> {
         if let Some(task) = self.same(&key) {
             return Waiting::For(Box::new(place), task, kept, share);
         }
-        let permit = self.traffic.concurrency.acquire();
+        let permit = async {
+            self.board.released().await;
+            self.traffic.concurrency.acquire().await
+        };
         let Some(permit) = self.unless_over(number, permit).await else {
             return Waiting::Now(Vec::new());
         };

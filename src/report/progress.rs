@@ -51,6 +51,9 @@ pub struct Snapshot {
 /// Time between two lines in a log.
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
+/// Time between two looks at how far things are, while somebody watches.
+pub const UPDATE_EVERY: Duration = Duration::from_millis(100);
+
 /// Time between two frames of the spinner.
 const TICK: Duration = Duration::from_millis(120);
 

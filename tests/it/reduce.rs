@@ -60,6 +60,22 @@ fn every_reply_is_merged_in_order_and_once_whatever_the_size() {
     }
 }
 
+/// What merges and what is merged share the leave to ask: neither may keep it from the other.
+#[test]
+fn one_request_at_a_time_is_enough() {
+    let server = joiner();
+    let (input, merged) = words(200);
+    for _ in 0..10 {
+        gptpipe()
+            .ask(&server)
+            .args(["p", "-b", "paragraph", "-R", "MERGE", "-c", "14", "-j", "1"])
+            .input(&input)
+            .run()
+            .ok()
+            .stdout(format!("{merged}\n"));
+    }
+}
+
 #[test]
 fn nothing_to_ask_about_is_nothing_to_merge() {
     let server = joiner();
