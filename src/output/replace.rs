@@ -88,6 +88,12 @@ impl Replacement {
                 format!("{base}{suffix}")
             })
         });
+        if backup.as_deref() == Some(&*path) {
+            return Err(Error::usage_hint(
+                format!("the backup of `{shown}` would be the file itself"),
+                "give a suffix such as .bak, or leave out --backup",
+            ));
+        }
         if let Some(into) = backup.as_deref().and_then(Path::parent)
             && !(into.is_dir() && is_writable(into))
         {
@@ -118,13 +124,23 @@ impl Replacement {
         let Some(backup) = &self.backup else {
             return Ok(());
         };
-        match fs::remove_file(backup) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        let staged = beside(backup);
+        // Where there are no links, or the backup lies on another disk, it is a copy. It takes the
+        // place of an older one only when it is there.
+        let kept = fs::hard_link(&self.path, &staged)
+            .or_else(|_| fs::copy(&self.path, &staged).map(drop))
+            .and_then(|()| fs::rename(&staged, backup));
+        if kept.is_err() {
+            let _ = fs::remove_file(&staged);
         }
-        // Where there are no links, or the backup lies on another disk, it is a copy.
-        fs::hard_link(&self.path, backup).or_else(|_| fs::copy(&self.path, backup).map(drop))
+        kept
     }
+}
+
+/// A name that nothing has yet, in the folder of `path`.
+fn beside(path: &Path) -> PathBuf {
+    let base = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{base}.gptpipe-{:08x}", fastrand::u32(..)))
 }
 
 #[cfg(unix)]
@@ -148,13 +164,7 @@ pub(super) struct Staged {
 impl Staged {
     /// Begins beside the file.
     pub(super) fn begin(replacement: &Replacement) -> io::Result<Self> {
-        let base = replacement.path.file_name().unwrap_or_default();
-        let name = format!(
-            ".{}.gptpipe-{:08x}",
-            base.to_string_lossy(),
-            fastrand::u32(..)
-        );
-        let path = replacement.path.with_file_name(name);
+        let path = beside(&replacement.path);
         let mut options = File::options();
         options.write(true).create_new(true);
         #[cfg(unix)]

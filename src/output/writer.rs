@@ -37,63 +37,41 @@ enum Note {
 }
 
 impl Writer {
-    /// Starts the thread that writes in place of these files, one after the other.
-    ///
-    /// # Errors
-    /// [`Error::System`] when there can be no thread.
-    pub fn in_place(files: Vec<Replacement>) -> Result<Self, Error> {
-        let (sender, receiver) = mpsc::channel(WAITING);
-        let (tell, failures) = mpsc::channel(2);
-        let (tell_done, done) = oneshot::channel();
-        spawn("write", move || match write_files(receiver, files) {
-            Ok(()) => {
-                let _ = tell_done.send(());
-            }
-            Err(error) => {
-                let _ = tell.blocking_send(error);
-            }
-        })?;
-        Ok(Self {
-            sender: Some(sender),
-            failures,
-            done,
-        })
-    }
-
-    /// Says that a file's text is complete and, if it `is_whole`, has it take the file's place.
-    ///
-    /// # Errors
-    /// [`Error::Replace`] when it cannot.
-    pub async fn end_file(&mut self, is_whole: bool) -> Result<Replaced, Error> {
-        let (done, wait) = oneshot::channel();
-        let is_sent = match &self.sender {
-            Some(sender) => sender.send(Note::End(is_whole, done)).await.is_ok(),
-            None => false,
-        };
-        match wait.await {
-            Ok(replaced) if is_sent => replaced,
-            _ => Err(self.failed().await),
-        }
-    }
-
     /// Starts the thread that writes to standard output.
     ///
     /// # Errors
     /// [`Error::System`] when there can be no thread.
     pub fn start() -> Result<Self, Error> {
-        let (sender, receiver) = mpsc::channel(WAITING);
         let (tell, failures) = mpsc::channel(2);
-        let (tell_done, done) = oneshot::channel();
         watch_reader(&tell)?;
-        spawn("write", move || {
-            match write_all(receiver) {
-                Ok(()) => {
-                    let _ = tell_done.send(());
-                }
-                // Nobody waits for a failure only when the run is over already.
-                Err(source) => {
-                    let _ = tell.blocking_send(failure(source));
-                }
+        Self::on(tell, failures, |receiver| {
+            write_all(receiver).map_err(failure)
+        })
+    }
+
+    /// Starts the thread that writes in place of these files, one after the other.
+    ///
+    /// # Errors
+    /// [`Error::System`] when there can be no thread.
+    pub fn in_place(files: Vec<Replacement>) -> Result<Self, Error> {
+        let (tell, failures) = mpsc::channel(2);
+        Self::on(tell, failures, |receiver| write_files(receiver, files))
+    }
+
+    fn on(
+        tell: mpsc::Sender<Error>,
+        failures: mpsc::Receiver<Error>,
+        work: impl FnOnce(mpsc::Receiver<Note>) -> Result<(), Error> + Send + 'static,
+    ) -> Result<Self, Error> {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let (tell_done, done) = oneshot::channel();
+        spawn("write", move || match work(receiver) {
+            Ok(()) => {
+                let _ = tell_done.send(());
+            }
+            // Nobody waits for a failure only when the run is over already.
+            Err(error) => {
+                let _ = tell.blocking_send(error);
             }
         })?;
         Ok(Self {
@@ -121,6 +99,22 @@ impl Writer {
                 Ok(()) => Ok(()),
                 Err(_) => Err(self.failed().await),
             },
+        }
+    }
+
+    /// Says that a file's text is complete and, if it `is_whole`, has it take the file's place.
+    ///
+    /// # Errors
+    /// [`Error::Replace`] when it cannot.
+    pub async fn end_file(&mut self, is_whole: bool) -> Result<Replaced, Error> {
+        let (done, wait) = oneshot::channel();
+        let is_sent = match &self.sender {
+            Some(sender) => sender.send(Note::End(is_whole, done)).await.is_ok(),
+            None => false,
+        };
+        match wait.await {
+            Ok(replaced) if is_sent => replaced,
+            _ => Err(self.failed().await),
         }
     }
 

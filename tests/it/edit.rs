@@ -87,6 +87,27 @@ fn the_old_file_is_kept_where_that_is_asked_for() {
 }
 
 #[test]
+fn an_older_backup_stays_where_there_can_be_no_other() {
+    let server = shouter();
+    let home = Folder::home();
+    let file = home.write("texts/a", "text");
+    // A folder of that name cannot be replaced by a file.
+    home.write("texts/a.bak/inside", "an older one");
+    gptpipe()
+        .at(&home)
+        .ask(&server)
+        .args(["-i.bak", "p"])
+        .arg(&file)
+        .run()
+        .status(74)
+        .one_message()
+        .says("a`, which is as it was: ");
+    assert_eq!(read(&file), "text");
+    assert_eq!(read(home.path.join("texts/a.bak/inside")), "an older one");
+    assert_eq!(names(&home), ["a", "a.bak"], "nothing stays behind");
+}
+
+#[test]
 fn a_link_stays_one() {
     let server = shouter();
     let home = Folder::home();
@@ -208,7 +229,8 @@ fn what_cannot_be_replaced_is_told_before_anything_is_sent() {
     let home = Folder::home();
     let file = home.write("texts/a", "text");
     let ask = |args: &[&str]| gptpipe().at(&home).ask(&server).args(args).arg(&file).run();
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 6] = [
+        (&["-i", "--backup", "*", "p"], "would be the file itself"),
         (&["-i", "p", "-"], "standard input is none"),
         (&["-i", "-R", "m", "p"], "exclude each other"),
         (&["-i", "--format=jsonl", "p"], "exclude each other"),
