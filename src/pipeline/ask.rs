@@ -152,6 +152,11 @@ pub(super) fn is_hopeless(failure: &Failure) -> bool {
     }
 }
 
+/// What names a request over all its attempts.
+fn request_name() -> String {
+    format!("gptpipe-{:032x}", fastrand::u128(..))
+}
+
 /// One chunk while it is asked about.
 pub(super) struct Asking<'a> {
     pub(super) asker: &'a Asker,
@@ -192,7 +197,7 @@ impl Asking<'_> {
             if self.asker.options.is_cache_only {
                 return Err(Failure::new(Kind::NotCached, ""));
             }
-            let failure = match self.attempts(&key, text, context, trim).await {
+            let mut failure = match self.attempts(&key, text, context, trim).await {
                 Ok(reply) => {
                     if matches!(reply.finish, Finish::Stop | Finish::Done) {
                         self.remember(key, Entry::Reply(reply.clone())).await;
@@ -201,9 +206,13 @@ impl Asking<'_> {
                 }
                 Err(failure) => failure,
             };
+            if !failure.kind.is_too_long() || self.is_pointless() {
+                return Err(failure);
+            }
             // Two JSON values are not one.
-            let is_whole = self.asker.schema.is_some();
-            if !failure.kind.is_too_long() || is_whole || self.is_pointless() {
+            if self.asker.schema.is_some() {
+                let hint = "try a smaller -c: what follows a schema is not asked about in parts";
+                failure.hint = Some(hint.into());
                 return Err(failure);
             }
             let halves = halve(text).and_then(|(end, start)| {
@@ -250,8 +259,8 @@ impl Asking<'_> {
     ) -> Result<Reply, Failure> {
         let mut body = Bytes::from(self.asker.template.body(text, context));
         let mut wrong: Option<Reply> = None;
-        let tokens = self.asker.tokens(text, context);
-        let name = format!("gptpipe-{:032x}", fastrand::u128(..));
+        let mut tokens = self.asker.tokens(&[context, text]);
+        let mut name = request_name();
         let mut retry = Retry::new(self.asker.options.max_retries);
         let mut is_fresh = false;
         // Only now is a key needed, and only with it is it known whose limits hold.
@@ -292,6 +301,9 @@ impl Asking<'_> {
                     self.tell_faults(&reply, &faults, began.elapsed());
                     let template = &self.asker.template;
                     body = Bytes::from(template.mending_body(text, context, &reply.text, &faults));
+                    tokens = self.asker.tokens(&[context, text, &reply.text, &faults]);
+                    // Whoever knows a request by its name would answer with the reply before.
+                    name = request_name();
                     wrong = Some(reply);
                     continue;
                 }

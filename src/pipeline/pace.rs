@@ -35,14 +35,15 @@ impl Asker {
         }
     }
 
-    /// The tokens of a request, where they are limited.
-    pub(super) fn tokens(&self, text: &str, context: &str) -> u32 {
+    /// The tokens of a request with these texts, where they are limited.
+    pub(super) fn tokens(&self, texts: &[&str]) -> u32 {
         if !self.pacer.limits_tokens() {
             return 0;
         }
         let mut counter = self.counter.lock().unwrap_or_else(PoisonError::into_inner);
-        let parts = [self.template.system(), context, text];
-        let tokens: usize = parts.iter().map(|part| counter.count(part)).sum();
+        let system = self.template.system();
+        let parts = texts.iter().chain([&system]);
+        let tokens: usize = parts.map(|part| counter.count(part)).sum();
         u32::try_from(tokens).unwrap_or(u32::MAX)
     }
 

@@ -206,6 +206,52 @@ fn a_reply_that_does_not_follow_the_schema_is_asked_for_once_more() {
 }
 
 #[test]
+fn what_is_asked_once_more_is_another_request_to_whoever_tells_them_apart() {
+    let server = Server::start(|request| match request.ordinal {
+        0 => request.reply(["no JSON"]),
+        _ => request.reply(["{\"name\":\"A\",\"age\":1}"]),
+    });
+    let home = Folder::home();
+    let schema = home.write("person.json", PERSON);
+    gptpipe()
+        .ask(&server)
+        .config("[profiles.openai]\nidempotency-header = 'Idempotency-Key'\n")
+        .args(["the person", "--schema"])
+        .arg(&schema)
+        .input("A\n")
+        .run()
+        .ok();
+    let requests = server.requests();
+    let keys: Vec<&str> = requests
+        .iter()
+        .map(|request| request.header("idempotency-key").unwrap())
+        .collect();
+    assert_eq!(keys.len(), 2);
+    assert_ne!(
+        keys[0], keys[1],
+        "a gateway would answer with the first reply"
+    );
+}
+
+#[test]
+fn what_is_too_long_is_not_asked_about_in_parts_and_the_hint_says_so() {
+    let server =
+        Server::start(|_| Answer::error("400 Bad Request", "context_length_exceeded", "too long"));
+    let home = Folder::home();
+    let schema = home.write("person.json", PERSON);
+    gptpipe()
+        .ask(&server)
+        .args(["the persons", "--schema"])
+        .arg(&schema)
+        .input("One sentence. And another.\n")
+        .run()
+        .status(69)
+        .one_message()
+        .says("hint: try a smaller -c");
+    assert_eq!(server.calls(), 1);
+}
+
+#[test]
 fn a_reply_that_never_follows_the_schema_fails() {
     let server = Server::start(|request| request.reply(["no JSON at all"]));
     let home = Folder::home();
