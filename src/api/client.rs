@@ -171,13 +171,6 @@ impl Client {
         self.credentials.identity(&self.host()).await
     }
 
-    /// What tells this key from others in records; `None` before [`Client::identity`] was asked for, and without a
-    /// key.
-    #[must_use]
-    pub fn key_fingerprint(&self) -> Option<String> {
-        self.credentials.fingerprint()
-    }
-
     /// What is to be told besides, each once.
     #[must_use]
     pub fn take_notes(&self) -> Vec<String> {

@@ -130,8 +130,6 @@ pub struct Template {
     head: String,
     /// JSON from there to the beginning of the user's message.
     middle: String,
-    /// JSON that closes the user's message.
-    closing: &'static str,
     /// JSON after the messages.
     tail: String,
     /// The user's message, where there is no chunk.
@@ -146,7 +144,7 @@ impl Template {
     pub fn new(options: RequestOptions) -> Self {
         let system = system_text(&options);
         let has_system = !system.is_empty();
-        let (head, middle, closing) = match options.api {
+        let (head, middle) = match options.api {
             Api::Chat => (
                 if has_system {
                     format!(
@@ -161,7 +159,6 @@ impl Template {
                     "{}{{\"role\":\"user\",\"content\":\"",
                     if has_system { "\"}," } else { "" }
                 ),
-                "\"}",
             ),
             Api::Responses => (
                 if has_system {
@@ -177,7 +174,6 @@ impl Template {
                     "{},\"input\":[{{\"role\":\"user\",\"content\":\"",
                     if has_system { "\"" } else { "" }
                 ),
-                "\"}",
             ),
         };
         let mut fields: Vec<(String, String)> = Vec::new();
@@ -207,7 +203,6 @@ impl Template {
         Self {
             head,
             middle,
-            closing,
             tail,
             alone: options.is_prompt_alone.then_some(options.prompt),
             system,
@@ -244,7 +239,7 @@ impl Template {
         }
         body.push_str(&self.middle);
         escape_into(text, &mut body);
-        body.push_str(self.closing);
+        body.push_str("\"}");
         if let Some((reply, faults)) = wrong {
             let _ = write!(
                 body,

@@ -364,6 +364,19 @@ pub fn key_variables(tables: &BTreeMap<String, ProfileTable>) -> Vec<String> {
     own.chain(built_in.map(str::to_owned)).collect()
 }
 
+/// The name of the profile to use.
+#[must_use]
+pub fn name(
+    typed: Option<String>,
+    environment: Environment<'_>,
+    in_file: Option<String>,
+) -> String {
+    typed
+        .or_else(|| environment("GPTPIPE_PROFILE"))
+        .or(in_file)
+        .unwrap_or_else(|| DEFAULT.to_owned())
+}
+
 /// The names of all profiles, the user's own among them.
 #[must_use]
 pub fn names(tables: &BTreeMap<String, ProfileTable>) -> Vec<String> {

@@ -38,10 +38,7 @@ pub fn resolve(
     environment: Environment<'_>,
     file: &File,
 ) -> Result<Provider, Error> {
-    let name = name
-        .or_else(|| environment("GPTPIPE_PROFILE"))
-        .or_else(|| file.profile.clone())
-        .unwrap_or_else(|| profile::DEFAULT.to_owned());
+    let name = profile::name(name, environment, file.profile.clone());
     let mut profile = profile::find(&name, &file.profiles, environment)?;
     if let Some(base_url) = base_url.or_else(|| environment("GPTPIPE_BASE_URL")) {
         profile.redirect(base_url);

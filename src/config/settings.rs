@@ -142,22 +142,10 @@ pub fn models(
     environment: Environment<'_>,
     file: File,
 ) -> Result<(String, Vec<String>), Error> {
-    let name = profile_name(cli.profile, environment, file.profile);
+    let name = profile::name(cli.profile, environment, file.profile);
     let profile = profile::find(&name, &file.profiles, environment)?;
     let named = [environment("GPTPIPE_MODEL"), file.model, profile.model];
     Ok((name, named.into_iter().flatten().collect()))
-}
-
-/// The name of the profile to use.
-fn profile_name(
-    typed: Option<String>,
-    environment: Environment<'_>,
-    in_file: Option<String>,
-) -> String {
-    typed
-        .or_else(|| environment("GPTPIPE_PROFILE"))
-        .or(in_file)
-        .unwrap_or_else(|| profile::DEFAULT.to_owned())
 }
 
 /// Freezes the settings.

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::api::address::is_exposed;
@@ -54,7 +55,13 @@ pub(super) fn filter(cli: Cli, operands: Vec<OsString>) -> Result<ExitStatus, Er
     let file = config_file()?;
     let config = settings::resolve(cli, &environment, file)?;
     let task = task(prompt_file.as_deref(), &config, is_null_input, operands)?;
-    if is_demo && !demo::understands(&task.prompt) {
+    let prompts = [Some(&task.prompt), config.reduce.as_ref()];
+    if is_demo
+        && !prompts
+            .into_iter()
+            .flatten()
+            .all(|prompt| demo::understands(prompt))
+    {
         return Err(Error::usage_hint(
             "--demo cannot do what the prompt asks: the demo is not a language model, and can only \
              summarize (pick the main sentences)",
@@ -139,7 +146,8 @@ async fn ask(
             is_reduced: config.reduce.is_some(),
             is_terminal: screen.is_stdout_terminal,
         };
-        return plan.write(pieces).await;
+        plan.write(pieces).await?;
+        return join(cutters).map(|()| ExitStatus::Success);
     }
     let url = url.to_owned();
     let asker = asker(
@@ -165,13 +173,8 @@ async fn ask(
     let mut tally = Tally::default();
     let ended = Box::pin(job.run(pieces, &mut progress, &mut tally)).await;
     memory.finish(&messages).await;
-    // A thread that broke off looks like the end of input; a short output must not pass for a
-    // whole one.
-    if ended.is_ok() && cutters.into_iter().any(|cutter| cutter.join().is_err()) {
-        return Err(Error::System {
-            what: "read to the end",
-            source: io::Error::other("the thread that cuts the input broke off"),
-        });
+    if ended.is_ok() {
+        join(cutters)?;
     }
     if !matches!(ended, Err(Error::ReaderLeft)) {
         // After a run that broke off there is more to send than what failed in it.
@@ -191,6 +194,18 @@ async fn ask(
     } else {
         ExitStatus::Success
     })
+}
+
+/// Waits for the threads that read. One that broke off looks like the end of input; a short output
+/// must not pass for a whole one.
+fn join(cutters: Vec<JoinHandle<()>>) -> Result<(), Error> {
+    if cutters.into_iter().any(|cutter| cutter.join().is_err()) {
+        return Err(Error::System {
+            what: "read to the end",
+            source: io::Error::other("the thread that cuts the input broke off"),
+        });
+    }
+    Ok(())
 }
 
 /// The work of a run, once all that it needs is at hand.

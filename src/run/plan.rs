@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use crate::error::{Error, ExitStatus};
+use crate::error::Error;
 use crate::input::token::TokenCounter;
 use crate::output::format::Format;
 use crate::output::terminal::visible;
@@ -65,10 +65,23 @@ struct Total {
 impl Plan<'_> {
     /// Writes the plan of all pieces.
     pub(super) async fn write(
+        self,
+        pieces: mpsc::Receiver<Result<Found, Error>>,
+    ) -> Result<(), Error> {
+        let mut writer = Writer::start()?;
+        let planned = self.chunks(pieces, &mut writer).await;
+        // What stands before a failure is right and stays.
+        match planned {
+            Err(error @ (Error::Output(_) | Error::ReaderLeft)) => Err(error),
+            planned => writer.finish().await.and(planned),
+        }
+    }
+
+    async fn chunks(
         mut self,
         mut pieces: mpsc::Receiver<Result<Found, Error>>,
-    ) -> Result<ExitStatus, Error> {
-        let mut writer = Writer::start()?;
+        writer: &mut Writer,
+    ) -> Result<(), Error> {
         let overhead = self.counter.count(self.system);
         let mut total = Total::default();
         let mut seen = HashSet::new();
@@ -116,9 +129,7 @@ impl Plan<'_> {
                 writer.write(self.line(&planned)).await?;
             }
         }
-        writer.write(self.total(&total)).await?;
-        writer.finish().await?;
-        Ok(ExitStatus::Success)
+        writer.write(self.total(&total)).await
     }
 
     fn line(&self, planned: &Planned<'_>) -> String {

@@ -65,6 +65,14 @@ fn it_says_that_it_is_no_language_model() {
             .one_message()
             .says("the demo is not a language model");
     }
+    gptpipe()
+        .args(["--demo", "-q", "summarize", "-R", "translate to French"])
+        .input(TEXT)
+        .run()
+        .status(2)
+        .stdout("")
+        .one_message()
+        .says("the demo is not a language model");
 }
 
 #[test]

@@ -264,19 +264,22 @@ fn a_reply_cannot_write_on_the_users_terminal() {
         .stdout(nasty);
 }
 
+/// Repeats every chunk, and `2` only once the gate is open.
+fn holding_back_2(gate: &Gate) -> Server {
+    let gate = gate.clone();
+    Server::start(move |request| {
+        if request.text == "2" {
+            request.echo().behind(&gate)
+        } else {
+            request.echo()
+        }
+    })
+}
+
 #[test]
 fn progress_comes_and_goes_without_a_trace() {
     let gate = Gate::default();
-    let server = Server::start({
-        let gate = gate.clone();
-        move |request| {
-            if request.text == "2" {
-                request.echo().behind(&gate)
-            } else {
-                request.echo()
-            }
-        }
-    });
+    let server = holding_back_2(&gate);
     let terminal = Terminal::new();
     let run = on_terminal()
         .ask(&server)
@@ -296,16 +299,7 @@ fn progress_comes_and_goes_without_a_trace() {
 #[test]
 fn of_a_pipeline_only_the_last_draws() {
     let gate = Gate::default();
-    let server = Server::start({
-        let gate = gate.clone();
-        move |request| {
-            if request.text == "2" {
-                request.echo().behind(&gate)
-            } else {
-                request.echo()
-            }
-        }
-    });
+    let server = holding_back_2(&gate);
     let terminal = Terminal::new();
     let run = shell(r#"printf '1\n2\n3\n' | "$GPTPIPE" p -b line | "$GPTPIPE" p -b file"#)
         .env("TERM", "xterm-256color")
@@ -417,16 +411,7 @@ fn where_there_is_no_terminal_there_is_no_escape() {
 #[test]
 fn terminals_that_cannot_or_users_that_do_not_want() {
     let gate = Gate::default();
-    let server = Server::start({
-        let gate = gate.clone();
-        move |request| {
-            if request.text == "2" {
-                request.echo().behind(&gate)
-            } else {
-                request.echo()
-            }
-        }
-    });
+    let server = holding_back_2(&gate);
     gate.open();
     let shown = |run: Gptpipe| {
         let terminal = Terminal::new();
