@@ -23,10 +23,26 @@ pub fn cache_file() -> Option<PathBuf> {
 /// exist.
 #[must_use]
 pub fn state_file() -> Option<PathBuf> {
+    Some(state_folder()?.join("state.db"))
+}
+
+/// The record of requests, if this user has a home; it need not exist.
+#[must_use]
+pub fn ledger_file() -> Option<PathBuf> {
+    Some(state_folder()?.join("ledger.db"))
+}
+
+/// The folder of what the record is made from, if this user has a home; it need not exist.
+#[must_use]
+pub fn journal_folder() -> Option<PathBuf> {
+    Some(state_folder()?.join("journals"))
+}
+
+fn state_folder() -> Option<PathBuf> {
     let strategy = etcetera::choose_base_strategy().ok()?;
     // Where a platform has no place for state, it is data.
     let folder = strategy.state_dir().unwrap_or_else(|| strategy.data_dir());
-    Some(folder.join("gptpipe").join("state.db"))
+    Some(folder.join("gptpipe"))
 }
 
 /// The folder of what completions are to know, if this user has a home; it need not exist.
