@@ -32,7 +32,7 @@ _gptpipe() {
             --) ended=1 ;;
             --profile=*) profile=${word#*=} ;;
             --prompt-file=*) prompted=1 ;;
-            --prompt-file | --reduce | --system | --profile | --model | --base-url | --api | --param | --max-output-tokens | --chunk-tokens | --by | --context | --flush-after | --jobs | --rate | --token-rate | --retries | --timeout | --on-error | --backup | --cache-ttl | --cache | --format | --schema | --join | --progress) option=$word ;;
+            --prompt-file | --reduce | --system | --profile | --model | --base-url | --api | --param | --max-output-tokens | --chunk-tokens | --by | --context | --flush-after | --jobs | --rate | --token-rate | --retries | --timeout | --on-error | --max-cost | --max-tokens | --backup | --cache-ttl | --cache | --log | --metrics | --format | --schema | --join | --progress) option=$word ;;
             --*) ;;
             *)
                 # Short options in one word: the first that takes a value takes the rest.
@@ -66,17 +66,19 @@ _gptpipe() {
         -j | --jobs) list=$'auto' ;;
         --on-error) list=$'stop\nskip\nkeep' ;;
         --cache) files=1 ;;
+        --log) files=1 ;;
+        --metrics) files=1 ;;
         --format) list=$'text\njsonl' ;;
         --schema) files=1 ;;
         --join) list=$'source\nline\nblank' ;;
         --progress) list=$'auto\nalways\nnever' ;;
         esac
     elif [[ -z $ended && $current == -* ]]; then
-        list=$'-f\n--prompt-file\n-n\n--null-input\n-R\n--reduce\n-s\n--system\n-P\n--profile\n-m\n--model\n--base-url\n--api\n--param\n--max-output-tokens\n--no-check\n--revoke\n--demo\n-c\n--chunk-tokens\n-b\n--by\n--context\n--flush-after\n-j\n--jobs\n-r\n--rate\n--token-rate\n--retries\n--timeout\n--on-error\n-i\n--in-place\n--backup\n--dry-run\n--no-cache\n--refresh\n--cache-only\n--cache-ttl\n--cache\n--format\n--schema\n--unfence\n--join\n--live\n--whole\n--progress\n-q\n--quiet\n-v\n--verbose\n-h\n--help\n-V\n--version'
+        list=$'-f\n--prompt-file\n-n\n--null-input\n-R\n--reduce\n-s\n--system\n-P\n--profile\n-m\n--model\n--base-url\n--api\n--param\n--max-output-tokens\n--no-check\n--revoke\n--demo\n-c\n--chunk-tokens\n-b\n--by\n--context\n--flush-after\n-j\n--jobs\n-r\n--rate\n--token-rate\n--retries\n--timeout\n--on-error\n--max-cost\n--max-tokens\n-i\n--in-place\n--backup\n--dry-run\n--no-cache\n--refresh\n--cache-only\n--cache-ttl\n--cache\n--log\n--metrics\n--format\n--schema\n--unfence\n--join\n--live\n--whole\n--progress\n-q\n--quiet\n-v\n--verbose\n-h\n--help\n-V\n--version'
     elif [[ -n $prompted ]]; then
         files=1
     elif [[ $operands == 0 ]]; then
-        [[ -n $ended ]] || list=$'setup\nkey\nlogin\ncache\ncompletions'
+        [[ -n $ended ]] || list=$'setup\nkey\nlogin\ncache\nusage\nmetrics\ncompletions'
     else
         case $first/$operands in
         setup/*) ;;
@@ -85,6 +87,8 @@ _gptpipe() {
         login/*) ;;
         cache/1) list=$'stats\nprune\nclear' ;;
         cache/*) ;;
+        usage/*) ;;
+        metrics/*) ;;
         completions/1) list=$'bash\nzsh\nfish' ;;
         completions/*) ;;
         *) files=1 ;;

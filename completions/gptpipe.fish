@@ -20,7 +20,7 @@ function __gptpipe_at
                 case --prompt-file
                     set value yes
                     set prompted yes
-                case --reduce --system --profile --model --base-url --api --param --max-output-tokens --chunk-tokens --by --context --flush-after --jobs --rate --token-rate --retries --timeout --on-error --backup --cache-ttl --cache --format --schema --join --progress
+                case --reduce --system --profile --model --base-url --api --param --max-output-tokens --chunk-tokens --by --context --flush-after --jobs --rate --token-rate --retries --timeout --on-error --max-cost --max-tokens --backup --cache-ttl --cache --log --metrics --format --schema --join --progress
                     set value yes
                 case '--*'
                 case '*'
@@ -37,7 +37,7 @@ function __gptpipe_at
     end
     set -l count (count $operands)
     set -l command
-    if test $prompted = no -a $ended = no -a $count -gt 0; and contains -- $operands[1] setup key login cache completions
+    if test $prompted = no -a $ended = no -a $count -gt 0; and contains -- $operands[1] setup key login cache usage metrics completions
         set command $operands[1]
     end
     switch $argv[1]
@@ -94,6 +94,8 @@ complete -c gptpipe -l token-rate -x -d 'limit of tokens, such as 90000/m, share
 complete -c gptpipe -l retries -x -d 'ask again at most so often when a request fails (5)'
 complete -c gptpipe -l timeout -x -d 'give a server up after so long without a byte (120s)'
 complete -c gptpipe -l on-error -x -a 'stop skip keep' -d 'when a chunk failed for good: stop, skip or keep (stop)'
+complete -c gptpipe -l max-cost -x -d 'send nothing more once that may cost more than USD'
+complete -c gptpipe -l max-tokens -x -d 'send nothing more once that may use more tokens than N'
 complete -c gptpipe -s i -l in-place -d 'replace each FILE by its result, once all of it succeeded'
 complete -c gptpipe -l backup -x -d 'keep what was replaced, with SUFFIX behind its name'
 complete -c gptpipe -l dry-run -d 'print what would be sent, and send nothing'
@@ -102,6 +104,8 @@ complete -c gptpipe -l refresh -d 'ask anew, and remember the replies'
 complete -c gptpipe -l cache-only -d 'send nothing: only remembered replies'
 complete -c gptpipe -l cache-ttl -x -d 'use no reply that is older (24h)'
 complete -c gptpipe -l cache -r -F -d 'remember in FILE, or only during the run (:memory:)'
+complete -c gptpipe -l log -r -F -d 'add a line of JSON for each request to FILE, without text'
+complete -c gptpipe -l metrics -r -F -d 'write the totals to FILE at the end, for Prometheus'
 complete -c gptpipe -l format -x -a 'text jsonl' -d 'write replies as text, or jsonl: one object a chunk (text)'
 complete -c gptpipe -l schema -r -F -d 'replies have to be JSON that follows this JSON Schema'
 complete -c gptpipe -l unfence -d 'keep only what is inside a reply\'s code fence'
@@ -124,6 +128,8 @@ complete -c gptpipe -n '__gptpipe_at command' -f -a cache -d 'what is remembered
 complete -c gptpipe -n '__gptpipe_at word cache 1' -f -a stats -d 'tell how much is remembered'
 complete -c gptpipe -n '__gptpipe_at word cache 1' -f -a prune -d 'take away what is too old or too much'
 complete -c gptpipe -n '__gptpipe_at word cache 1' -f -a clear -d 'forget everything'
+complete -c gptpipe -n '__gptpipe_at command' -f -a usage -d 'what requests there were, and what they cost'
+complete -c gptpipe -n '__gptpipe_at command' -f -a metrics -d 'the same for Prometheus'
 complete -c gptpipe -n '__gptpipe_at command' -f -a completions -d 'print what lets a shell complete gptpipe\'s words'
 complete -c gptpipe -n '__gptpipe_at word completions 1' -f -a bash -d 'for bash'
 complete -c gptpipe -n '__gptpipe_at word completions 1' -f -a zsh -d 'for zsh'

@@ -21,6 +21,7 @@ use crate::api::failure::{Failure, Kind, Wait};
 use crate::api::plain::{Body, decode_plain};
 use crate::api::reply::Reply;
 use crate::api::retry_after::refill;
+use crate::api::sending::{Announced, OnSend};
 use crate::api::sse;
 use crate::api::{fault, http, transport};
 use crate::error::Error;
@@ -75,6 +76,8 @@ pub struct Attempt<'a> {
     pub idempotency_key: Option<&'a str>,
     /// Whether the connection must be one that was not used before.
     pub is_fresh: bool,
+    /// Told each time that a connection takes it.
+    pub on_send: Option<OnSend>,
 }
 
 /// Asks one server.
@@ -171,6 +174,13 @@ impl Client {
         self.credentials.identity(&self.host()).await
     }
 
+    /// What tells this key from others in records; `None` before [`Client::identity`] was asked for, and without a
+    /// key.
+    #[must_use]
+    pub fn key_fingerprint(&self) -> Option<String> {
+        self.credentials.fingerprint()
+    }
+
     /// What is to be told besides, each once.
     #[must_use]
     pub fn take_notes(&self) -> Vec<String> {
@@ -253,7 +263,12 @@ impl Client {
         } else {
             &self.http
         };
-        let mut request = http.post(self.url.clone()).body(attempt.body.clone());
+        let body = attempt.body.clone();
+        let body = match &attempt.on_send {
+            Some(on_send) => reqwest::Body::wrap(Announced::new(body, on_send.clone())),
+            None => body.into(),
+        };
+        let mut request = http.post(self.url.clone()).body(body);
         if let Some(key) = key {
             let (name, value) = self.credentials.header(key)?;
             request = request.header(name, value);

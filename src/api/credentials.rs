@@ -28,8 +28,8 @@ pub enum Auth {
 pub(super) struct Credentials {
     pub(super) keys: Arc<Keys>,
     auth: Auth,
-    /// What tells the key from others, for limits.
-    known: OnceLock<[u8; 32]>,
+    /// What tells the key from others, for limits and for records.
+    known: OnceLock<([u8; 32], Option<String>)>,
     /// Whether anything was sent yet: until then a missing key has cost nothing.
     has_sent: AtomicBool,
 }
@@ -73,7 +73,7 @@ impl Credentials {
 
     /// What tells the key at this host from others.
     pub(super) async fn identity(&self, host: &str) -> Result<[u8; 32], Failure> {
-        if let Some(identity) = self.known.get() {
+        if let Some((identity, _)) = self.known.get() {
             return Ok(*identity);
         }
         let name = self.keys.identity().await;
@@ -84,7 +84,14 @@ impl Credentials {
         if let Some(name) = &name {
             hasher.update(name.expose().as_bytes());
         }
-        Ok(*self.known.get_or_init(|| *hasher.finalize().as_bytes()))
+        let identity = *hasher.finalize().as_bytes();
+        let fingerprint = name.map(|name| name.fingerprint());
+        Ok(self.known.get_or_init(|| (identity, fingerprint)).0)
+    }
+
+    /// The key's name in records, once it is known.
+    pub(super) fn fingerprint(&self) -> Option<String> {
+        self.known.get()?.1.clone()
     }
 
     /// Says what can be done about a key that was refused.

@@ -134,7 +134,7 @@ pub struct Failure {
 }
 
 impl Kind {
-    /// One word, for programs: part of what `--format jsonl` promises.
+    /// One word, for programs: part of what `--format jsonl`, records and metrics promise.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {

@@ -17,6 +17,7 @@ pub mod reply;
 pub mod request;
 pub mod retry;
 pub mod retry_after;
+pub mod sending;
 pub mod sse;
 pub mod transport;
 mod wire;

@@ -71,3 +71,14 @@ pub struct Usage {
     /// Those of the request that came out of the server's own cache.
     pub cached_tokens: u64,
 }
+
+impl Usage {
+    /// Adds what something else used.
+    pub fn add(&mut self, other: Self) {
+        self.prompt_tokens = self.prompt_tokens.saturating_add(other.prompt_tokens);
+        self.completion_tokens = self
+            .completion_tokens
+            .saturating_add(other.completion_tokens);
+        self.cached_tokens = self.cached_tokens.saturating_add(other.cached_tokens);
+    }
+}

@@ -148,6 +148,22 @@ pub struct Cli {
     #[argh(switch)]
     pub dry_run: bool,
 
+    /// send nothing more once that may cost more than USD
+    #[argh(option, arg_name = "USD", from_str_fn(parse_dollars))]
+    pub max_cost: Option<i64>,
+
+    /// send nothing more once that may use more tokens than N
+    #[argh(option, arg_name = "N", from_str_fn(parse_tokens))]
+    pub max_tokens: Option<u64>,
+
+    /// add a line of JSON for each request to FILE, without text
+    #[argh(option, arg_name = "FILE")]
+    pub log: Option<String>,
+
+    /// write the totals to FILE at the end, for Prometheus
+    #[argh(option, arg_name = "FILE")]
+    pub metrics: Option<String>,
+
     /// put between replies: source, line or blank (source)
     #[argh(option, arg_name = "WHAT", from_str_fn(parse_join))]
     pub join: Option<Join>,
@@ -196,7 +212,7 @@ pub const OPPOSITES: [[&str; 2]; 2] = [["--live", "--whole"], ["--quiet", "--ver
 const MAX_DURATION: Duration = Duration::from_hours(365 * 24);
 
 /// Reads one of a closed set of words.
-fn parse_word<T: Copy>(value: &str, words: &[(&str, T)]) -> Result<T, String> {
+pub(super) fn parse_word<T: Copy>(value: &str, words: &[(&str, T)]) -> Result<T, String> {
     words
         .iter()
         .find(|(word, _)| *word == value)
@@ -330,6 +346,32 @@ pub fn parse_size(value: &str) -> Result<u64, String> {
         .zip(factor)
         .and_then(|(number, factor)| number.checked_mul(factor))
         .ok_or_else(|| "takes a size with its unit, such as 500MB or 2GiB".to_owned())
+}
+
+/// Reads US dollars, as billionths of one.
+///
+/// # Errors
+/// What they look like.
+pub fn parse_dollars(value: &str) -> Result<i64, String> {
+    let wrong = || "takes US dollars, such as 0.50".to_owned();
+    let dollars: f64 = value
+        .strip_prefix('$')
+        .unwrap_or(value)
+        .parse()
+        .map_err(|_| wrong())?;
+    if !(1e-9..=1e9).contains(&dollars) {
+        return Err(wrong());
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "within the bounds")]
+    let billionths = (dollars * 1e9).round() as i64;
+    Ok(billionths)
+}
+
+fn parse_tokens(value: &str) -> Result<u64, String> {
+    match value.parse() {
+        Ok(tokens) if tokens > 0 => Ok(tokens),
+        _ => Err("takes a whole number from 1".to_owned()),
+    }
 }
 
 fn parse_whole(value: &str) -> Result<usize, String> {

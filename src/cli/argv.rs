@@ -11,8 +11,10 @@ use std::ffi::{OsStr, OsString};
 use argh::{ArgsInfo, FlagInfo, FlagInfoKind, FromArgs, Optionality};
 
 use crate::cli::args::{Cli, OPPOSITES};
-use crate::cli::commands::{self, RESERVED};
+use crate::cli::commands::{self, Command, RESERVED};
 use crate::cli::completion::Shell;
+use crate::cli::manual;
+use crate::cli::reports::{MetricsCli, UsageCli};
 use crate::error::Error;
 
 /// What was typed, sorted.
@@ -20,6 +22,8 @@ use crate::error::Error;
 pub enum Typed {
     /// Help was asked for.
     Help,
+    /// Help with a command was asked for; its text.
+    HelpWith(String),
     /// The version was asked for.
     Version,
     /// A run.
@@ -54,6 +58,10 @@ pub enum Typed {
         /// The options.
         cli: Box<Cli>,
     },
+    /// `gptpipe usage`.
+    Usage(UsageCli),
+    /// `gptpipe metrics`.
+    Metrics(MetricsCli),
     /// `gptpipe completions`.
     Completions {
         /// The options.
@@ -103,6 +111,15 @@ pub enum Completions {
 /// # Errors
 /// [`Error::Usage`] for an unknown option, a missing or a wrong value.
 pub fn parse(args: Vec<OsString>) -> Result<Typed, Error> {
+    if let Some((first, rest)) = args.split_first()
+        && let Some(command) = first.to_str().and_then(commands::find)
+    {
+        match command.name {
+            "usage" => return own(command, rest.to_vec(), Typed::Usage),
+            "metrics" => return own(command, rest.to_vec(), Typed::Metrics),
+            _ => {}
+        }
+    }
     let info = Cli::get_args_info();
     let sorted = sort(args, info.flags)?;
     if sorted.wants_help {
@@ -126,6 +143,22 @@ pub fn parse(args: Vec<OsString>) -> Result<Typed, Error> {
     })
 }
 
+/// Reads the options of a command that has its own.
+fn own<C: ArgsInfo + FromArgs>(
+    command: &Command,
+    args: Vec<OsString>,
+    typed: impl Fn(C) -> Typed,
+) -> Result<Typed, Error> {
+    let sorted = sort(args, C::get_args_info().flags)?;
+    if sorted.wants_help {
+        return Ok(Typed::HelpWith(manual::help_with(command)));
+    }
+    command.word(&sorted.operands)?;
+    let words: Vec<&str> = sorted.options.iter().map(String::as_str).collect();
+    let cli = C::from_args(&[command.name], &words).map_err(|exit| refused(&exit.output))?;
+    Ok(typed(cli))
+}
+
 /// Reads what stands after a command's name.
 fn command(name: &str, cli: Box<Cli>, operands: &[OsString]) -> Result<Typed, Error> {
     let unknown = || {
@@ -135,6 +168,12 @@ fn command(name: &str, cli: Box<Cli>, operands: &[OsString]) -> Result<Typed, Er
         )
     };
     let command = commands::find(name).ok_or_else(unknown)?;
+    if command.options.is_some() {
+        return Err(Error::usage_hint(
+            format!("the options of `gptpipe {name}` stand after its name"),
+            format!("see `gptpipe {name} --help`; as a prompt, `{name}` goes after `--`"),
+        ));
+    }
     match command.name {
         "cache" => {
             let action = match command.word(operands)? {

@@ -5,6 +5,9 @@
 
 use std::ffi::{OsStr, OsString};
 
+use argh::{ArgsInfo as _, FlagInfo};
+
+use crate::cli::reports::{MetricsCli, UsageCli};
 use crate::error::Error;
 
 /// A command that this version has.
@@ -20,6 +23,8 @@ pub struct Command {
     pub needs_word: bool,
     /// What may follow after that.
     pub operand: Operand,
+    /// The command's own options; none where it takes those of a run.
+    pub options: Option<fn() -> &'static [FlagInfo<'static>]>,
 }
 
 /// What a command takes besides its words.
@@ -53,6 +58,7 @@ pub const COMMANDS: &[Command] = &[
         words: &[],
         needs_word: false,
         operand: Operand::Nothing,
+        options: None,
     },
     Command {
         name: "key",
@@ -65,6 +71,7 @@ pub const COMMANDS: &[Command] = &[
         ],
         needs_word: false,
         operand: Operand::Nothing,
+        options: None,
     },
     #[cfg(feature = "oauth")]
     Command {
@@ -73,6 +80,7 @@ pub const COMMANDS: &[Command] = &[
         words: &[],
         needs_word: false,
         operand: Operand::Nothing,
+        options: None,
     },
     Command {
         name: "cache",
@@ -84,6 +92,23 @@ pub const COMMANDS: &[Command] = &[
         ],
         needs_word: false,
         operand: Operand::Nothing,
+        options: None,
+    },
+    Command {
+        name: "usage",
+        about: "what requests there were, and what they cost",
+        words: &[],
+        needs_word: false,
+        operand: Operand::Nothing,
+        options: Some(|| UsageCli::get_args_info().flags),
+    },
+    Command {
+        name: "metrics",
+        about: "the same for Prometheus",
+        words: &[],
+        needs_word: false,
+        operand: Operand::Nothing,
+        options: Some(|| MetricsCli::get_args_info().flags),
     },
     Command {
         name: "completions",
@@ -95,6 +120,7 @@ pub const COMMANDS: &[Command] = &[
         ],
         needs_word: true,
         operand: Operand::Nothing,
+        options: None,
     },
 ];
 
@@ -113,7 +139,12 @@ impl Command {
             Operand::Profile => " [PROFILE]",
             Operand::Files => " [FILE...]",
         };
-        format!("{}{words}{operand}", self.name)
+        let options = if self.options.is_some() {
+            " [OPTIONS]"
+        } else {
+            ""
+        };
+        format!("{}{options}{words}{operand}", self.name)
     }
 
     /// The one word that was typed after the command, or else the one that is meant.

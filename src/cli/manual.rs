@@ -8,10 +8,10 @@ use std::fmt::Write as _;
 use argh::{ArgsInfo, FlagInfo, FlagInfoKind};
 
 use crate::cli::args::Cli;
-use crate::cli::commands::COMMANDS;
+use crate::cli::commands::{COMMANDS, Command};
 
 /// The headings of the options, each with its options in their order.
-pub const GROUPS: [(&str, &[&str]); 6] = [
+pub const GROUPS: [(&str, &[&str]); 7] = [
     (
         "Prompt",
         &["--prompt-file", "--null-input", "--reduce", "--system"],
@@ -43,6 +43,8 @@ pub const GROUPS: [(&str, &[&str]); 6] = [
             "--retries",
             "--timeout",
             "--on-error",
+            "--max-cost",
+            "--max-tokens",
             "--in-place",
             "--backup",
             "--dry-run",
@@ -58,6 +60,7 @@ pub const GROUPS: [(&str, &[&str]); 6] = [
             "--cache",
         ],
     ),
+    ("What is recorded", &["--log", "--metrics"]),
     (
         "What to show",
         &[
@@ -132,6 +135,11 @@ pub fn help() -> String {
     text.push_str("\nCommands, only as the first word; `gptpipe -- cache` is a prompt:\n");
     for command in COMMANDS {
         write_option(&mut text, &command.spelling(), command.about);
+        for flag in own_options(command) {
+            // Deeper than the commands, and without the room of a short name.
+            let spelling = format!("  {}", spelling(flag).trim_start());
+            write_option(&mut text, &spelling, flag.description);
+        }
     }
     text.push_str(
         "\nThe key comes from GPTPIPE_API_KEY, the provider's own variable, such as\n\
@@ -142,6 +150,29 @@ pub fn help() -> String {
         let _ = writeln!(text, "  {status:<10}{meaning}");
     }
     text
+}
+
+/// The help of a command that has options of its own.
+#[must_use]
+pub fn help_with(command: &Command) -> String {
+    let name = command.name;
+    let mut text = format!(
+        "gptpipe {name}: {}\n\nUsage: gptpipe {}\n\nOptions:\n",
+        command.about,
+        command.spelling()
+    );
+    for flag in own_options(command) {
+        write_option(&mut text, &spelling(flag), flag.description);
+    }
+    write_option(&mut text, "-h, --help", HELP);
+    let _ = writeln!(text, "\n`gptpipe -- {name}` is a prompt.");
+    text
+}
+
+/// The options that are a command's own, but for `--help`.
+pub fn own_options(command: &Command) -> impl Iterator<Item = &'static FlagInfo<'static>> {
+    let flags = command.options.map_or(&[][..], |options| options());
+    flags.iter().filter(|flag| flag.long != "--help")
 }
 
 /// An option as it is typed: short and long name, and its value's name.

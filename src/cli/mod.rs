@@ -8,3 +8,4 @@ pub mod argv;
 pub mod commands;
 pub mod completion;
 pub mod manual;
+pub mod reports;

@@ -1,12 +1,16 @@
 //! `gptpipe key`: where keys come from, how old they are, and how to be rid of them.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use crate::command::setup::Done;
-use crate::command::table::{age, lines, time};
+use crate::command::table::{age, lines, span, time};
 use crate::error::Error;
 use crate::secret::keyring::{self, KeyringError};
 use crate::secret::source::{Key, Keys};
+
+/// When keys were last used, by their fingerprints.
+pub type Uses = BTreeMap<String, SystemTime>;
 
 /// What an OAuth token's entry has after the profile's name.
 const TOKEN: &str = " oauth";
@@ -20,27 +24,34 @@ pub async fn show(
     host: &str,
     keys: &Keys,
     max_age: Duration,
+    ledger: &Uses,
 ) -> Result<Done, Error> {
     let mut warnings = Vec::new();
     let key = keys.any().await?.ok_or_else(|| keys.missing())?;
     warnings.extend(keys.take_notes());
     warnings.extend(reminder(profile, &key, max_age));
+    let fingerprint = key.secret.fingerprint();
+    let last = last_use(ledger, &fingerprint);
     let text = lines(&[
         ("profile", profile.to_owned()),
         ("host", host.to_owned()),
         ("source", key.origin.to_string()),
-        ("fingerprint", key.secret.fingerprint()),
+        ("fingerprint", fingerprint),
         (
             "stored",
             key.since
                 .map_or_else(|| "unknown".to_owned(), |since| time(Some(since))),
         ),
         ("age", age(key.since)),
+        (
+            "last used",
+            last.unwrap_or_else(|| "not that is recorded".to_owned()),
+        ),
     ]);
     Ok(Done { text, warnings })
 }
 
-/// Tells which profiles have a key, a line for each: profile, fingerprint, age, source. `given` are those that were
+/// Tells which profiles have a key, a line for each: profile, fingerprint, age, last use, source. `given` are those that were
 /// there at the start.
 ///
 /// # Errors
@@ -49,6 +60,7 @@ pub async fn list(
     profiles: Vec<String>,
     given: Vec<(String, Key)>,
     max_age: Duration,
+    ledger: &Uses,
 ) -> Result<Done, Error> {
     let mut rows: Vec<(String, Option<Key>)> = given
         .into_iter()
@@ -79,15 +91,19 @@ pub async fn list(
         .max();
     let width = width.unwrap_or_default() + 2;
     let rows = rows.iter().map(|(profile, key)| match key {
-        Some(key) => format!(
-            "{profile:width$}{}  {:>10}  {}\n",
-            key.secret.fingerprint(),
-            age(key.since),
-            key.origin
-        ),
+        Some(key) => {
+            let fingerprint = key.secret.fingerprint();
+            let last = last_use(ledger, &fingerprint);
+            let last = last.map_or_else(|| "unused".to_owned(), |last| format!("used {last}"));
+            format!(
+                "{profile:width$}{fingerprint}  {:>10}  {last:>16}  {}\n",
+                age(key.since),
+                key.origin
+            )
+        }
         None => format!(
-            "{profile:width$}{:8}  {:>10}  an OAuth login in the keyring\n",
-            "", ""
+            "{profile:width$}{:8}  {:>10}  {:>16}  an OAuth login in the keyring\n",
+            "", "", ""
         ),
     });
     Ok(Done {
@@ -115,6 +131,11 @@ pub async fn remove(profile: &str, keys: &Keys) -> Result<Done, Error> {
         ]),
         warnings,
     })
+}
+
+/// When the key was last used, by what is recorded.
+fn last_use(ledger: &Uses, fingerprint: &str) -> Option<String> {
+    Some(format!("{} ago", span(*ledger.get(fingerprint)?)))
 }
 
 /// A word about a key that has become old.

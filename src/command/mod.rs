@@ -7,5 +7,7 @@ pub mod cache;
 pub mod key;
 #[cfg(feature = "oauth")]
 pub mod login;
+pub mod metrics;
 pub mod setup;
 mod table;
+pub mod usage;

@@ -30,13 +30,20 @@ pub(super) fn time(time: Option<SystemTime>) -> String {
 
 /// How long ago a time was, in days, or in less where it was less.
 pub(super) fn age(since: Option<SystemTime>) -> String {
-    let age = since.map(|since| SystemTime::now().duration_since(since).unwrap_or_default());
-    match age.map(|age| age.as_secs()) {
-        None => "unknown".to_owned(),
-        Some(seconds @ 0..120) => format!("{seconds} s old"),
-        Some(seconds @ 120..7_200) => format!("{} min old", seconds / 60),
-        Some(seconds @ 7_200..172_800) => format!("{} h old", seconds / 3_600),
-        Some(seconds) => format!("{} days old", seconds / 86_400),
+    since.map_or_else(
+        || "unknown".to_owned(),
+        |since| format!("{} old", span(since)),
+    )
+}
+
+/// The time since then.
+pub(super) fn span(since: SystemTime) -> String {
+    let span = SystemTime::now().duration_since(since).unwrap_or_default();
+    match span.as_secs() {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7_200 => format!("{} min", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{} h", seconds / 3_600),
+        seconds => format!("{} days", seconds / 86_400),
     }
 }
 

@@ -21,6 +21,7 @@ use crate::cli::args::{
 };
 #[cfg(feature = "oauth")]
 use crate::config::oauth::OauthTable;
+use crate::config::spending::{BudgetTable, LedgerTable, PriceTable};
 use crate::config::wrong::{SECRET, wrong_line};
 use crate::error::{Error, reason};
 use crate::input::chunk::By;
@@ -84,6 +85,15 @@ pub struct File {
     /// What is remembered, and where.
     #[serde(default)]
     pub cache: CacheTable,
+    /// Whether requests are recorded, and for how long.
+    #[serde(default)]
+    pub ledger: LedgerTable,
+    /// What may be spent.
+    #[serde(default)]
+    pub budget: BudgetTable,
+    /// What models cost, by their names.
+    #[serde(default)]
+    pub prices: BTreeMap<String, PriceTable>,
     /// What stands between replies.
     #[serde(default, deserialize_with = "join")]
     pub join: Option<Join>,

@@ -8,4 +8,5 @@ pub mod paths;
 pub mod profile;
 pub mod provider;
 pub mod settings;
+pub mod spending;
 mod wrong;

@@ -14,6 +14,7 @@ use crate::config::file::File;
 use crate::config::profile;
 use crate::config::profile::Environment;
 use crate::config::provider::{self, Provider};
+use crate::config::spending::{self, Spending};
 use crate::error::Error;
 use crate::input::chunk::By;
 use crate::limit::concurrency::Jobs;
@@ -93,6 +94,8 @@ pub struct Config {
     pub on_error: OnError,
     /// What is remembered, and where.
     pub cache: CacheConfig,
+    /// What is recorded and what it costs.
+    pub spending: Spending,
     /// The prompt by which replies are merged into one.
     pub reduce: Option<String>,
     /// The file with the schema that replies have to follow.
@@ -167,6 +170,7 @@ pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Con
         ));
     }
     let cache = cache(&cli, &file);
+    let mut spending = spending::settle(&cli, &file.ledger, &file.budget);
     let mut provider = provider::resolve(cli.profile, cli.base_url, environment, &file)?;
     let model = cli
         .model
@@ -182,6 +186,7 @@ pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Con
             "name one with `-m`, GPTPIPE_MODEL or `model` in the configuration file",
         ));
     };
+    spending.price = spending::price(&file.prices, &model);
     // A field of the command line replaces the profile's of the same name.
     let mut params = std::mem::take(&mut provider.profile.params);
     params.extend(cli.param);
@@ -241,6 +246,7 @@ pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Con
         retries: cli.retries.or(file.retries).unwrap_or(RETRIES),
         on_error: cli.on_error.or(file.on_error).unwrap_or(OnError::Stop),
         cache,
+        spending,
         reduce: cli.reduce,
         schema: cli.schema,
         in_place: cli.in_place.then_some(cli.backup),

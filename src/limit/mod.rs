@@ -1,5 +1,6 @@
 //! When a request may be sent.
 
+pub mod budget;
 pub mod concurrency;
 pub mod gate;
 pub mod pacer;

@@ -20,6 +20,7 @@ use crate::api::request::Template;
 use crate::api::retry::{Next, PATIENCE, Retry};
 use crate::input::halve::halve;
 use crate::input::token::TokenCounter;
+use crate::limit::budget::Budget;
 use crate::limit::concurrency::{Concurrency, Permit};
 use crate::limit::gate::Gate;
 use crate::limit::pacer::Pacer;
@@ -30,7 +31,9 @@ use crate::pipeline::mend::{Checked, check};
 use crate::pipeline::place::Place;
 use crate::pipeline::recall::{Halves, Recall, join};
 use crate::pipeline::room::Share;
+use crate::pipeline::tariff::Tariff;
 use crate::pipeline::task::{Live, Outcome};
+use crate::report::log::Book;
 use crate::report::message::Messages;
 use crate::store::cache::{Entry, Key};
 
@@ -67,6 +70,12 @@ pub struct Asker {
     pub counter: Arc<Mutex<TokenCounter>>,
     /// What replies have to follow.
     pub schema: Option<Arc<Schema>>,
+    /// What may be spent.
+    pub budget: Arc<Budget>,
+    /// What requests cost.
+    pub tariff: Tariff,
+    /// The record of the requests.
+    pub book: Book,
     /// Standard error.
     pub messages: Messages,
     /// Whether the user was told that requests fail and are sent again.
@@ -161,9 +170,9 @@ fn request_name() -> String {
 pub(super) struct Asking<'a> {
     pub(super) asker: &'a Asker,
     pub(super) place: &'a Place,
-    traffic: &'a Traffic,
+    pub(super) traffic: &'a Traffic,
     /// Held while a request is in flight, and not while nothing is.
-    permit: Option<Permit>,
+    pub(super) permit: Option<Permit>,
     live: Option<&'a Live>,
     /// Whether what comes is shown. Not any more once a part of something longer began anew: the
     /// parts before it would be missing.
@@ -267,11 +276,12 @@ impl Asking<'_> {
         self.asker
             .pacer
             .name_it(self.asker.client.identity().await?);
+        self.asker
+            .book
+            .name_key(|| self.asker.client.key_fingerprint());
         self.tell_trouble();
         loop {
-            if !self.ready(tokens).await {
-                return Err(Failure::new(Kind::Busy, "the run ended before it was sent"));
-            }
+            let mut leave = self.ready(tokens).await?;
             // Another process may have been faster while this one waited.
             if retry.attempts() > 0
                 && let Some(Entry::Reply(reply)) = self.asker.recall.entry(key)
@@ -279,11 +289,16 @@ impl Asking<'_> {
                 self.show(&reply.text, trim);
                 return Ok(reply);
             }
+            if let Some(leave) = &mut leave {
+                leave.begin();
+            }
             let began = Instant::now();
+            let entry = self.asker.book.attempt(&key.0, self.attempts + 1);
             let attempt = Attempt {
                 body: body.clone(),
                 idempotency_key: Some(&name),
                 is_fresh,
+                on_send: entry.on_send(),
             };
             let result = self
                 .asker
@@ -292,8 +307,15 @@ impl Asking<'_> {
                 .await;
             self.attempts += 1;
             self.asker.settle(tokens, &result).await;
+            if let Some(leave) = leave {
+                leave.settle(self.asker.used(tokens, &result));
+            }
             let sent = [self.asker.template.system(), context, text];
             let result = result.and_then(|reply| check_input(reply, sent, &self.asker.counter));
+            entry.end(match &result {
+                Err(failure) => self.cut(failure).ok_or(failure),
+                Ok(reply) => Ok(reply),
+            });
             let schema = self.asker.schema.as_deref();
             let result = result.and_then(|reply| check(schema, reply, wrong.take()));
             let failure = match result {
@@ -318,12 +340,9 @@ impl Asking<'_> {
                 }
                 Err(failure) => failure,
             };
-            if failure.kind == Kind::Length
-                && self.asker.options.keeps_cut
-                && let Some(cut) = failure.partial
-            {
-                self.tell_success(&cut, began.elapsed());
-                return Ok(*cut);
+            if let Some(cut) = self.cut(&failure) {
+                self.tell_success(cut, began.elapsed());
+                return Ok(cut.clone());
             }
             if matches!(failure.kind, Kind::RateLimit | Kind::Overloaded) {
                 let limit = self.permit.as_ref().and_then(Permit::refused);
@@ -344,42 +363,16 @@ impl Asking<'_> {
             self.permit = None;
             is_fresh = failure.kind == Kind::Closed;
             self.asker.close_gate(&failure, wait).await;
-            if !self.unless_over(tokio::time::sleep(wait)).await {
+            if self.unless_over(tokio::time::sleep(wait)).await.is_err() {
                 return Err(failure);
             }
         }
     }
 
-    /// Waits for the gate and for a permit; says whether it is still worth it.
-    async fn ready(&mut self, tokens: u32) -> bool {
-        let asker = self.asker;
-        if !self.unless_over(asker.gate.pass(fastrand::f64())).await {
-            return false;
-        }
-        if self.permit.is_none() {
-            let mut permit = None;
-            let acquired = async { permit = Some(self.traffic.concurrency.acquire().await) };
-            if !self.unless_over(acquired).await {
-                return false;
-            }
-            self.permit = permit;
-            // It may have been closed while this one waited for its turn.
-            if !self.unless_over(asker.gate.pass(fastrand::f64())).await {
-                return false;
-            }
-        }
-        let turn = asker.pacer.turn(self.place.number, tokens);
-        self.unless_over(turn).await
-    }
-
-    /// Waits, but not longer than it is worth it; says whether it still is.
-    async fn unless_over(&self, wait: impl Future<Output = ()>) -> bool {
-        let mut over = self.traffic.over.subscribe();
-        tokio::select! {
-            biased;
-            _ = over.wait_for(|first| *first < self.place.number) => false,
-            () = wait => true,
-        }
+    /// The reply that was cut at a limit that the user set: it is taken as it is.
+    fn cut<'f>(&self, failure: &'f Failure) -> Option<&'f Reply> {
+        let is_wanted = failure.kind == Kind::Length && self.asker.options.keeps_cut;
+        failure.partial.as_deref().filter(|_| is_wanted)
     }
 
     /// Whether a chunk before this one ended the run.

@@ -84,6 +84,7 @@ impl Map<'_> {
                     in_flight: traffic.concurrency.in_flight(),
                     cached: self.tally.cached,
                     tokens: self.tally.tokens,
+                    cost: self.asker.tariff.spent(),
                 });
             }
             let head = board

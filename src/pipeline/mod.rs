@@ -12,6 +12,8 @@ pub mod recall;
 pub mod reduce;
 pub mod reorder;
 mod room;
+mod spend;
 pub mod tally;
+pub mod tariff;
 mod task;
 mod tell;

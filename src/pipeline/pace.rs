@@ -1,5 +1,5 @@
-//! The pace of the requests: what one costs, and what the server's answers say
-//! about the others.
+//! The pace of the requests: when one goes, what it costs, and what the server's
+//! answers say about the others.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::api::failure::{Failure, Kind};
 use crate::api::reply::Reply;
 use crate::api::retry::PATIENCE;
-use crate::pipeline::ask::Asker;
+use crate::limit::budget::Leave;
+use crate::pipeline::ask::{Asker, Asking};
 
 /// A wait that the user is told of though nobody asked.
 const LONG_WAIT: Duration = Duration::from_secs(5);
@@ -35,9 +36,9 @@ impl Asker {
         }
     }
 
-    /// The tokens of a request with these texts, where they are limited.
+    /// The tokens of a request with these texts, where they or what they cost are limited.
     pub(super) fn tokens(&self, texts: &[&str]) -> u32 {
-        if !self.pacer.limits_tokens() {
+        if !self.pacer.limits_tokens() && !self.budget.is_any() {
             return 0;
         }
         let mut counter = self.counter.lock().unwrap_or_else(PoisonError::into_inner);
@@ -54,6 +55,9 @@ impl Asker {
             Err(failure) => failure.partial.as_deref(),
         };
         let usage = reply.and_then(|reply| reply.usage);
+        if let Some(usage) = usage {
+            self.tariff.spend(usage);
+        }
         if let Some(usage) = usage.filter(|_| self.pacer.limits_tokens()) {
             let used = usage.prompt_tokens.saturating_add(usage.completion_tokens);
             let used = u32::try_from(used).unwrap_or(u32::MAX);
@@ -69,6 +73,37 @@ impl Asker {
             let wait = refill.saturating_mul(others.max(1)).min(PATIENCE);
             self.gate.close(wait);
             self.pacer.close(wait).await;
+        }
+    }
+}
+
+impl Asking<'_> {
+    /// Waits for the gate, for a permit, for leave to spend and for the turn, in this order: whoever
+    /// has leave waits for nobody who waits for leave.
+    pub(super) async fn ready(&mut self, tokens: u32) -> Result<Option<Leave>, Failure> {
+        let asker = self.asker;
+        self.unless_over(asker.gate.pass(fastrand::f64())).await?;
+        if self.permit.is_none() {
+            let permit = self.unless_over(self.traffic.concurrency.acquire()).await?;
+            self.permit = Some(permit);
+            // It may have been closed while this one waited for its turn.
+            self.unless_over(asker.gate.pass(fastrand::f64())).await?;
+        }
+        let leave = self.unless_over(asker.leave(tokens)).await??;
+        let turn = asker.pacer.turn(self.place.number, tokens);
+        self.unless_over(turn).await?;
+        Ok(leave)
+    }
+
+    /// Waits, but not longer than it is worth it.
+    pub(super) async fn unless_over<T>(&self, wait: impl Future<Output = T>) -> Result<T, Failure> {
+        let mut over = self.traffic.over.subscribe();
+        tokio::select! {
+            biased;
+            _ = over.wait_for(|first| *first < self.place.number) => {
+                Err(Failure::new(Kind::Busy, "the run ended before it was sent"))
+            }
+            value = wait => Ok(value),
         }
     }
 }

@@ -102,6 +102,7 @@ impl Reduce<'_> {
                 in_flight: traffic.concurrency.in_flight(),
                 cached: self.tally.cached,
                 tokens: self.tally.tokens,
+                cost: self.map.tariff.spent(),
             });
             board.hold(levels.waiting() >= most);
             let is_behind = |number: u64| number > *traffic.over.borrow();

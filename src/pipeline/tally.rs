@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use crate::api::failure::Failure;
-use crate::api::reply::{Finish, Reply};
+use crate::api::reply::{Finish, Reply, Usage};
 use crate::pipeline::place::Place;
 use crate::pipeline::task::Outcome;
 use crate::report::message::Messages;
@@ -21,6 +21,8 @@ pub struct Tally {
     pub merged: u64,
     /// Replies that were remembered.
     pub cached: u64,
+    /// What these would have used.
+    pub saved: Usage,
     /// Replies without a word.
     pub empty: u64,
     /// The chunk that the first of those belongs to.
@@ -53,6 +55,7 @@ impl Tally {
         let usage = reply.usage.unwrap_or_default();
         if outcome.attempts == 0 {
             self.cached += 1;
+            self.saved.add(usage);
         } else {
             self.tokens += usage.prompt_tokens + usage.completion_tokens;
         }

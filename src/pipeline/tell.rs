@@ -36,6 +36,7 @@ impl Asking<'_> {
         let troubles = [
             cache.and_then(Cache::take_trouble),
             self.asker.pacer.take_trouble(),
+            self.asker.book.take_trouble(),
         ];
         for trouble in troubles.into_iter().flatten() {
             self.asker.messages.warning(&trouble);

@@ -89,6 +89,11 @@ pub fn plain(text: &str) {
     write(&format!("{}\n", fit(text)));
 }
 
+/// Something to know, where no run goes on.
+pub fn note(text: &str) {
+    print("", text);
+}
+
 fn hint_line(hint: &str) -> String {
     format!("hint: {}\n", fit(hint))
 }

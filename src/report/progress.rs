@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::report::neighbours;
+use crate::report::price::dollars;
 
 /// When to show progress.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -46,6 +47,8 @@ pub struct Snapshot {
     pub cached: u64,
     /// Tokens that the server counted, in and out.
     pub tokens: u64,
+    /// What they cost, in billionths of a US dollar, where that is known.
+    pub cost: Option<i64>,
 }
 
 /// Time between two lines in a log.
@@ -236,6 +239,7 @@ fn line(snapshot: Snapshot, elapsed: Duration) -> String {
         in_flight,
         cached,
         tokens,
+        cost,
     } = snapshot;
     let more = if is_all_known { "" } else { "+" };
     let mut text = format!("{done}/{known}{more} chunks, {in_flight} in flight");
@@ -244,6 +248,9 @@ fn line(snapshot: Snapshot, elapsed: Duration) -> String {
     }
     if tokens > 0 {
         let _ = write!(text, ", {} tokens", count(tokens));
+    }
+    if let Some(cost) = cost.filter(|cost| *cost > 0) {
+        let _ = write!(text, ", {}", dollars(cost));
     }
     let seconds = elapsed.as_secs();
     let _ = write!(text, ", {}:{:02}", seconds / 60, seconds % 60);
@@ -291,10 +298,11 @@ mod tests {
             in_flight: 4,
             cached: 2,
             tokens: 12_345,
+            cost: Some(1_234_000),
         };
         assert_eq!(
             line(snapshot, Duration::from_secs(62)),
-            "3/9+ chunks, 4 in flight, 2 cached, 12k tokens, 1:02, 0.0 chunks/s"
+            "3/9+ chunks, 4 in flight, 2 cached, 12k tokens, $0.0012, 1:02, 0.0 chunks/s"
         );
         let most = Snapshot {
             done: 5,
@@ -303,7 +311,7 @@ mod tests {
         };
         assert_eq!(
             line(most, Duration::from_mins(1)),
-            "5/9 chunks, 4 in flight, 2 cached, 12k tokens, 1:00, 0.0 chunks/s, 1:20 left"
+            "5/9 chunks, 4 in flight, 2 cached, 12k tokens, $0.0012, 1:00, 0.0 chunks/s, 1:20 left"
         );
         let all = Snapshot {
             done: 9,
@@ -311,6 +319,7 @@ mod tests {
             tokens: 0,
             in_flight: 0,
             cached: 0,
+            cost: Some(0),
             ..snapshot
         };
         assert_eq!(

@@ -5,7 +5,6 @@ use std::io::{self, IsTerminal as _};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use crate::api::address::is_exposed;
 use crate::api::identity::Identity;
@@ -17,25 +16,19 @@ use crate::demo::{self, DemoServer, Pace};
 use crate::error::{Error, ExitStatus};
 use crate::input::chunk::By;
 use crate::input::token::{Encoding, TokenCounter};
-use crate::interrupt;
-use crate::output::format::{FormatOptions, Formatter, Join};
-use crate::output::replace::Replacement;
-use crate::output::writer::Writer;
-use crate::pipeline::ask::Asker;
-use crate::pipeline::map::Map;
 use crate::pipeline::recall::Recall;
-use crate::pipeline::reduce::Reduce;
-use crate::pipeline::reorder::{MapOptions, OnError};
+use crate::pipeline::reorder::OnError;
 use crate::pipeline::tally::Tally;
+use crate::pipeline::tariff::Tariff;
 use crate::report::message::Messages;
+use crate::report::price::dollars;
 use crate::report::progress::{Progress, Screen};
-use crate::run::parts::{Pieces, asker, merger, open_cache, pieces, single, whom};
+use crate::run::job::Job;
+use crate::run::parts::{asker, merger, open_cache, pieces, whom};
 use crate::run::plan::Plan;
+use crate::run::record::{budget, open_book, write_metrics};
 use crate::run::runtime;
 use crate::run::task::{Task, task};
-
-/// Time that output which is ready gets when the run is interrupted.
-const LAST_WRITE: Duration = Duration::from_millis(500);
 
 /// Runs the filter to its end.
 pub(super) fn filter(cli: Cli, operands: Vec<OsString>) -> Result<ExitStatus, Error> {
@@ -134,6 +127,7 @@ async fn ask(
         cache: memory.cache.clone(),
     };
     let (pieces, cutters) = pieces(&config, task, encoding, recall.clone())?;
+    let (budget, tariff) = budget(&config, is_demo)?;
     if config.is_dry_run {
         let template = Template::new(request);
         let plan = Plan {
@@ -142,6 +136,7 @@ async fn ask(
             host: &client.host(),
             model: &config.model,
             counter: TokenCounter::new(encoding),
+            tariff: &tariff,
             is_remembered: memory.cache.is_some(),
             is_reduced: config.reduce.is_some(),
             is_terminal: screen.is_stdout_terminal,
@@ -150,7 +145,8 @@ async fn ask(
         return join(cutters).map(|()| ExitStatus::Success);
     }
     let url = url.to_owned();
-    let asker = asker(
+    let book = open_book(&config, &client, is_demo)?;
+    let mut asker = asker(
         &config,
         client,
         request.clone(),
@@ -159,6 +155,9 @@ async fn ask(
         schema,
         &messages,
     );
+    asker.book = book.clone();
+    (asker.budget, asker.tariff) = (Arc::new(budget), tariff.clone());
+    let budget = Arc::clone(&asker.budget);
     let merger = merger(&config, &asker, &url, request);
     let job = Job {
         is_line: merger.is_some() || asker.schema.is_some() || is_prompt_alone,
@@ -173,6 +172,12 @@ async fn ask(
     let mut tally = Tally::default();
     let ended = Box::pin(job.run(pieces, &mut progress, &mut tally)).await;
     memory.finish(&messages).await;
+    budget.finish().await;
+    book.finish(tally.cached, tally.saved);
+    write_metrics(&config, &messages);
+    if let Some(trouble) = book.take_trouble() {
+        messages.warning(&trouble);
+    }
     if ended.is_ok() {
         join(cutters)?;
     }
@@ -180,7 +185,7 @@ async fn ask(
         // After a run that broke off there is more to send than what failed in it.
         let is_rest = memory.lasts && ended.is_ok();
         let remark = remark_if_empty.take_if(|_| ended.is_ok());
-        summarize(&tally, config.on_error, is_rest, remark, &messages);
+        summarize(&tally, &tariff, config.on_error, is_rest, remark, &messages);
     }
     if let Err(error) = ended {
         return Err(if memory.lasts && tally.written > 0 {
@@ -206,99 +211,6 @@ fn join(cutters: Vec<JoinHandle<()>>) -> Result<(), Error> {
         });
     }
     Ok(())
-}
-
-/// The work of a run, once all that it needs is at hand.
-struct Job<'a> {
-    config: &'a Config,
-    asker: Asker,
-    /// What asks about packs of replies, where they are merged.
-    merger: Option<Asker>,
-    screen: Screen,
-    /// The files that are replaced by what comes of them; empty for standard output.
-    replaced: Vec<Replacement>,
-    /// Without a source, or where values are read by a program, each reply is a line.
-    is_line: bool,
-    /// Whether each record of the input has its line in the output.
-    is_by_line: bool,
-    /// Whether what was answered is remembered after the run.
-    lasts: bool,
-}
-
-impl Job<'_> {
-    /// Does it, and writes what comes of it; tells how it ended.
-    async fn run(
-        self,
-        mut pieces: Pieces,
-        progress: &mut Progress,
-        tally: &mut Tally,
-    ) -> Result<(), Error> {
-        let config = self.config;
-        let mut formatter = Formatter::new(FormatOptions {
-            format: config.format,
-            unfences: config.unfences,
-            join: config.join.unwrap_or(if self.is_line {
-                Join::Line
-            } else {
-                Join::Source
-            }),
-            is_one_line: self.is_by_line,
-            is_terminal: self.screen.is_stdout_terminal,
-        });
-        let options = MapOptions {
-            jobs: config.jobs,
-            is_live: config.is_live.unwrap_or(self.screen.is_stdout_terminal),
-            on_error: config.on_error,
-            is_by_line: self.is_by_line,
-        };
-        let mut writer = if self.replaced.is_empty() {
-            Writer::start()?
-        } else {
-            Writer::in_place(self.replaced)?
-        };
-        let messages = self.asker.messages.clone();
-        let is_reduced = self.merger.is_some();
-        let work = async {
-            let mut asker = Arc::new(self.asker);
-            if let Some(merger) = self.merger.map(Arc::new) {
-                let reduce = Reduce {
-                    map: asker,
-                    merge: Arc::clone(&merger),
-                    max_tokens: config.chunk_tokens.get(),
-                    unfences: config.unfences,
-                    progress,
-                    messages: messages.clone(),
-                    tally,
-                    options,
-                };
-                let Some(last) = reduce.run(pieces).await? else {
-                    return Ok(());
-                };
-                pieces = single(&last.name, last.text, &merger.recall);
-                asker = merger;
-            }
-            let map = Map {
-                asker,
-                formatter: &mut formatter,
-                writer: &mut writer,
-                progress,
-                messages,
-                tally,
-                pending: String::new(),
-                is_gap_out: false,
-            };
-            map.run(pieces, options).await
-        };
-        let mapped = tokio::select! {
-            biased;
-            signal = interrupt::signal() => Err(End::Signal(signal)),
-            result = work => result.map_err(End::Error),
-        };
-        progress.clear();
-        let mut last = String::new();
-        formatter.finish(&mut last);
-        finish_output(mapped, writer, last, tally, is_reduced, self.lasts).await
-    }
 }
 
 /// Says with `-v` whom is asked; gives the vocabulary that tokens are counted by.
@@ -340,50 +252,11 @@ fn tell_whom(
     encoding
 }
 
-/// Waits until the output is written, and tells how the run ended.
-async fn finish_output(
-    mapped: Result<(), End>,
-    mut writer: Writer,
-    last: String,
-    tally: &Tally,
-    is_reduced: bool,
-    is_remembered: bool,
-) -> Result<(), Error> {
-    let finished = async {
-        writer.write(last).await?;
-        writer.finish().await
-    };
-    match mapped {
-        Ok(()) => finished.await,
-        // An error of writing itself has no output to wait for.
-        Err(End::Error(error @ (Error::Output(_) | Error::ReaderLeft))) => Err(error),
-        Err(End::Error(error)) => {
-            // What stands before the failure is right and stays.
-            finished.await?;
-            Err(error)
-        }
-        Err(End::Signal(signal)) => {
-            let _ = tokio::time::timeout(LAST_WRITE, finished).await;
-            let answered = tally.written;
-            let known = tally.known.load(Ordering::Relaxed);
-            let what = if is_reduced {
-                "answered, and the replies not merged yet"
-            } else {
-                "answered and written"
-            };
-            Err(Error::Interrupted {
-                signal,
-                written: format!("{answered} of {known} chunks read so far were {what}"),
-                is_remembered,
-            })
-        }
-    }
-}
-
 /// Tells which chunks failed while the run went on, and whether they are all that running again
 /// sends; which replies are empty; and `remark` where there was no text at all.
 fn summarize(
     tally: &Tally,
+    tariff: &Tariff,
     on_error: OnError,
     is_rest: bool,
     remark: Option<String>,
@@ -402,8 +275,11 @@ fn summarize(
         });
     }
     messages.note(&format!(
-        "replies: {}, of these remembered: {}, tokens: {}",
-        tally.written, tally.cached, tally.tokens
+        "replies: {}, of these remembered: {}, tokens: {}, cost: {}",
+        tally.written,
+        tally.cached,
+        tally.tokens,
+        tariff.spent().map_or_else(|| "?".to_owned(), dollars)
     ));
     if tally.failures == 0 {
         return;
@@ -427,12 +303,6 @@ fn summarize(
         &lines,
         hint,
     );
-}
-
-/// What ended the map.
-enum End {
-    Error(Error),
-    Signal(i32),
 }
 
 async fn start_demo(system: Option<&str>, messages: &Messages) -> Result<DemoServer, Error> {

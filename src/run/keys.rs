@@ -1,7 +1,7 @@
 //! `gptpipe setup` and `gptpipe key`: from what was typed to the commands.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use crate::api::address::is_exposed;
 use crate::api::client::{Client, ClientOptions};
@@ -11,8 +11,9 @@ use crate::command::key;
 use crate::command::setup::{self, Done, SetupOptions};
 use crate::config::file::File;
 use crate::config::provider::{self, Provider};
-use crate::config::{paths, profile};
+use crate::config::{paths, profile, spending};
 use crate::error::{Error, ExitStatus};
+use crate::report::log::LedgerPlace;
 use crate::report::message;
 use crate::run::filter::{config_file, environment};
 use crate::run::parts::base_url;
@@ -58,7 +59,8 @@ pub(super) fn key(cli: &Cli, action: KeyAction) -> Result<ExitStatus, Error> {
     if action == KeyAction::List {
         let profiles = profile::names(&file.profiles);
         let given = given(&profiles, &file)?;
-        let list = key::list(profiles, given, max_age);
+        let uses = uses(&file);
+        let list = key::list(profiles, given, max_age, &uses);
         return finish(runtime()?.block_on(list)?, cli.quiet);
     }
     let provider = provider(cli, &file)?;
@@ -66,7 +68,7 @@ pub(super) fn key(cli: &Cli, action: KeyAction) -> Result<ExitStatus, Error> {
     let done = runtime()?.block_on(async {
         match action {
             KeyAction::Remove => key::remove(name, &keys).await,
-            _ => key::show(name, &host, &keys, max_age).await,
+            _ => key::show(name, &host, &keys, max_age, &uses(&file)).await,
         }
     });
     finish(done?, cli.quiet)
@@ -94,6 +96,32 @@ fn given(profiles: &[String], file: &File) -> Result<Vec<(String, Key)>, Error> 
         given.extend(provider.given.filter(is_own).map(|key| (name.clone(), key)));
     }
     Ok(given)
+}
+
+/// When keys were last used, as far as the ledger tells; it is not made for that.
+fn uses(file: &File) -> key::Uses {
+    let place = spending::ledger_place(&file.ledger);
+    let Some(place) = place.filter(LedgerPlace::is_begun) else {
+        return key::Uses::new();
+    };
+    let uses = place
+        .open_current()
+        .and_then(|(ledger, _)| ledger.last_uses());
+    match uses {
+        Ok(uses) => uses
+            .into_iter()
+            .map(|(key, time)| {
+                (
+                    key,
+                    UNIX_EPOCH + Duration::from_micros(time.max(0).cast_unsigned()),
+                )
+            })
+            .collect(),
+        Err(words) => {
+            message::warning(&words);
+            key::Uses::new()
+        }
+    }
 }
 
 fn client(provider: &Provider, base_url: String) -> Result<Client, Error> {

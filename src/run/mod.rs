@@ -2,11 +2,14 @@
 //! nowhere else.
 
 mod filter;
+mod job;
 mod keys;
 #[cfg(feature = "oauth")]
 mod login;
 mod parts;
 mod plan;
+mod record;
+mod reports;
 mod task;
 
 use std::collections::HashSet;
@@ -67,6 +70,9 @@ fn runtime() -> Result<Runtime, Error> {
 
 fn dispatch(typed: Typed) -> Result<ExitStatus, Error> {
     match typed {
+        Typed::HelpWith(text) => print(&text),
+        Typed::Usage(cli) => reports::usage(&cli),
+        Typed::Metrics(cli) => reports::metrics(&cli),
         Typed::Help => print(&manual::help()),
         Typed::Version => print(concat!("gptpipe ", env!("CARGO_PKG_VERSION"), "\n")),
         Typed::Run { cli, operands } => filter::filter(*cli, operands),

@@ -26,6 +26,8 @@ use crate::pipeline::ask::{AskOptions, Asker};
 use crate::pipeline::found::{Found, look_up};
 use crate::pipeline::recall::Recall;
 use crate::pipeline::reorder::OnError;
+use crate::pipeline::tariff::Tariff;
+use crate::report::log::Book;
 use crate::report::message::Messages;
 use crate::run::task::Task;
 use crate::secret::secret::Secret;
@@ -139,6 +141,9 @@ pub(super) fn asker(
         pacer: Arc::new(pacer),
         counter: Arc::new(Mutex::new(TokenCounter::new(encoding))),
         schema,
+        budget: Arc::default(),
+        tariff: Tariff::default(),
+        book: Book::default(),
         messages: messages.clone(),
         has_told: Arc::default(),
         options,

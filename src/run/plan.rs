@@ -9,12 +9,15 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
+use crate::api::reply::Usage;
 use crate::error::Error;
 use crate::input::token::TokenCounter;
 use crate::output::format::Format;
 use crate::output::terminal::visible;
 use crate::output::writer::Writer;
 use crate::pipeline::found::{Found, Hit, Miss};
+use crate::pipeline::tariff::Tariff;
+use crate::report::price;
 
 /// What a plan is made with.
 pub(super) struct Plan<'a> {
@@ -24,6 +27,8 @@ pub(super) struct Plan<'a> {
     pub(super) host: &'a str,
     pub(super) model: &'a str,
     pub(super) counter: TokenCounter,
+    /// What requests cost.
+    pub(super) tariff: &'a Tariff,
     /// Whether what is the same is asked about once.
     pub(super) is_remembered: bool,
     /// Whether replies are merged after the map.
@@ -60,6 +65,17 @@ struct Total {
     repeated: u64,
     requests: u64,
     prompt_tokens: u64,
+    /// What the prompts cost, in US dollars; none where the price is not known.
+    prompt_cost: Option<f64>,
+    /// What the replies cost at most: those of a set length, or else as long as their chunks.
+    reply_cost: Option<f64>,
+}
+
+/// Billionths of a US dollar.
+#[derive(Debug, Default)]
+struct Costs {
+    prompts: i64,
+    replies: i64,
 }
 
 impl Plan<'_> {
@@ -84,6 +100,7 @@ impl Plan<'_> {
     ) -> Result<(), Error> {
         let overhead = self.counter.count(self.system);
         let mut total = Total::default();
+        let mut costs = Costs::default();
         let mut seen = HashSet::new();
         while let Some(found) = pieces.recv().await {
             let pieces = match found? {
@@ -111,7 +128,9 @@ impl Plan<'_> {
                     Fate::Send => {
                         let context = self.counter.count(&chunk.context);
                         total.requests += 1;
-                        total.prompt_tokens += (overhead + context + tokens) as u64;
+                        let prompt = (overhead + context + tokens) as u64;
+                        total.prompt_tokens += prompt;
+                        costs.add(self.tariff, prompt, tokens as u64);
                     }
                     Fate::Cached => total.cached += 1,
                     Fate::Repeated => total.repeated += 1,
@@ -129,7 +148,11 @@ impl Plan<'_> {
                 writer.write(self.line(&planned)).await?;
             }
         }
-        writer.write(self.total(&total)).await
+        if self.tariff.price.is_some() {
+            total.prompt_cost = Some(dollars(costs.prompts));
+            total.reply_cost = Some(dollars(costs.replies));
+        }
+        writer.write(self.total(&total, &costs)).await
     }
 
     fn line(&self, planned: &Planned<'_>) -> String {
@@ -161,7 +184,7 @@ impl Plan<'_> {
         text
     }
 
-    fn total(&self, total: &Total) -> String {
+    fn total(&self, total: &Total, costs: &Costs) -> String {
         if self.format == Format::Jsonl {
             return json("total", total);
         }
@@ -172,6 +195,7 @@ impl Plan<'_> {
             repeated,
             requests,
             prompt_tokens,
+            ..
         } = total;
         let _ = writeln!(
             text,
@@ -186,11 +210,57 @@ impl Plan<'_> {
             self.host,
             counted(*prompt_tokens, "token"),
         );
+        if *requests > 0 {
+            text.push_str(&self.cost(costs));
+        }
         if self.is_reduced && *chunks > 0 {
             text.push_str("and the requests that merge the replies; how many depends on these\n");
         }
         text
     }
+}
+
+impl Plan<'_> {
+    /// The cost, as far as it can be known beforehand.
+    fn cost(&self, costs: &Costs) -> String {
+        if self.tariff.price.is_none() {
+            let model = self.model;
+            return format!("cost: ?, as there is no known price for the model {model}\n");
+        }
+        let length = match self.tariff.max_output {
+            Some(tokens) => format!("of {} each", counted(tokens.into(), "token")),
+            None => "as long as their chunks".to_owned(),
+        };
+        format!(
+            "cost: {} for the prompts, and {} if the replies are {length}\n",
+            price::dollars(costs.prompts),
+            price::dollars(costs.replies),
+        )
+    }
+}
+
+impl Costs {
+    /// Adds a request whose prompt has so many tokens, so many of them in the chunk.
+    fn add(&mut self, tariff: &Tariff, prompt_tokens: u64, chunk_tokens: u64) {
+        let Some(price) = &tariff.price else {
+            return;
+        };
+        let prompt = Usage {
+            prompt_tokens,
+            ..Usage::default()
+        };
+        let whole = Usage {
+            completion_tokens: tariff.max_output.map_or(chunk_tokens, u64::from),
+            ..prompt
+        };
+        self.prompts += price.cost(prompt);
+        self.replies += price.cost(whole) - price.cost(prompt);
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "billionths, for people and jq")]
+fn dollars(billionths: i64) -> f64 {
+    billionths as f64 / 1e9
 }
 
 /// A number and what is counted.

@@ -48,7 +48,15 @@ const CASES: &[Case] = &[
     // A command only as the first word, and no file where the prompt goes.
     (
         "gptpipe ",
-        &["cache", "completions", "key", "login", "setup"],
+        &[
+            "cache",
+            "completions",
+            "key",
+            "login",
+            "metrics",
+            "setup",
+            "usage",
+        ],
     ),
     ("gptpipe ca", &["cache"]),
     ("gptpipe -q ca", &["cache"]),
@@ -57,6 +65,8 @@ const CASES: &[Case] = &[
     ("gptpipe cache clear ", &[]),
     ("gptpipe key ", &["list", "remove", "rotate", "show"]),
     ("gptpipe setup ", &[]),
+    ("gptpipe us", &["usage"]),
+    ("gptpipe metrics ", &[]),
     ("gptpipe s --format=j", &["jsonl"]),
     ("gptpipe completions ", &["bash", "fish", "zsh"]),
     // Files after the prompt, and after a prompt from a file.

@@ -117,6 +117,11 @@ fn a_key_is_stored_used_rotated_and_removed() {
         "{}",
         value(&show, "age")
     );
+    assert!(
+        value(&show, "last used").ends_with(" s ago"),
+        "{}",
+        value(&show, "last used")
+    );
 
     let run = bus.setup(OTHER);
     run.ok();

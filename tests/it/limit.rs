@@ -171,7 +171,10 @@ fn other_hosts_and_keys_have_limits_of_their_own() {
 fn without_a_file_the_limit_holds_for_the_process() {
     let (server, home) = (Server::echo(), Folder::home());
     home.write("state", "no folder");
-    let run = run(&server, &home, &["-r", "20/s"]).input(lines(20)).run();
+    let run = run(&server, &home, &["-r", "20/s"])
+        .config("ledger = false\n")
+        .input(lines(20))
+        .run();
     run.status(0)
         .stdout(lines(20))
         .one_message()

@@ -12,6 +12,7 @@ mod server; // a scripted OpenAI-compatible server on loopback, with every fault
 mod tls; // certificates of an authority that lives for one test
 
 mod api; // what is sent, what is understood: bodies of both APIs, recorded answers, connections
+mod budget; // what may be spent, by one process or by many
 mod cache; // what is remembered: hits, misses, damage, processes side by side
 mod canary; // a key that is known, looked for in everything that a run leaves behind
 mod complete; // what the Tab key offers, in the real shells
@@ -26,9 +27,11 @@ mod key; // the key is where it belongs and nowhere else
 mod keyring; // a real keyring on a bus of its own, and what can be wrong with one
 mod laws; // what holds for every input: nothing is lost, every chunk fits
 mod layout; // the import law of the sources
+mod ledger; // what requests there were: as the server counts them, without a word of text
 mod limit; // rates and requests in flight, shared by processes
 mod man; // the manual pages: complete, without faults, with examples that work
 mod matrix; // every fault, at every rate: nothing lost, nothing asked twice, an honest end
+mod metrics; // what Prometheus reads, by its own tools
 mod mistakes; // the likeliest mistakes: everything that is said about each; a newcomer's first minute
 mod oauth; // tokens in place of keys: logging in, renewing once, giving back
 mod order; // output order, requests in flight, memory

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use argh::{ArgsInfo as _, FlagInfo, FlagInfoKind};
 use gptpipe::cli::args::Cli;
 use gptpipe::cli::commands::COMMANDS;
-use gptpipe::cli::manual::{EXIT_STATUSES, GROUPS};
+use gptpipe::cli::manual::{EXIT_STATUSES, GROUPS, own_options};
 use gptpipe::config::profile;
 
 use crate::docs::is_current;
@@ -108,6 +108,20 @@ fn commands() -> String {
                     1
                 ))
             );
+        }
+        for flag in own_options(command) {
+            let about = flag.description.replacen(
+                |_: char| true,
+                &flag
+                    .description
+                    .chars()
+                    .next()
+                    .unwrap()
+                    .to_uppercase()
+                    .to_string(),
+                1,
+            );
+            let _ = writeln!(text, ".RS\n.TP\n{}\n{}.\n.RE", option(flag), roff(&about));
         }
     }
     text.trim_end().to_owned()
@@ -338,6 +352,8 @@ fn every_key_of_the_configuration_file_is_described() {
         ("TOP LEVEL", ""),
         ("THE TABLE [cache]", "[cache]"),
         ("THE TABLE [key]", "[key]"),
+        ("THE TABLE [budget]", "[budget]"),
+        ("THE TABLES [prices.MODEL]", "[prices.x]"),
         ("THE TABLES [profiles.NAME]", "[profiles.x]"),
     ] {
         let (_, section) = page.split_once(&format!("\n.SH \"{heading}\"\n")).unwrap();
@@ -345,11 +361,19 @@ fn every_key_of_the_configuration_file_is_described() {
         let mut described: Vec<String> = section
             .split("\n.TP\n.BR ")
             .skip(1)
-            .map(|part| part.split(" \" = ").next().unwrap().replace("\\-", "-"))
+            .flat_map(|part| {
+                let keys = part.split(" \" = ").next().unwrap().replace("\\-", "-");
+                let keys = keys
+                    .split(" \", \" ")
+                    .flat_map(|keys| keys.split(" \", \""));
+                keys.map(str::to_owned).collect::<Vec<_>>()
+            })
             .collect();
         if table.is_empty() {
             // Tables have sections of their own.
-            described.extend(["cache", "key", "profiles"].map(str::to_owned));
+            described.extend(
+                ["budget", "cache", "key", "ledger", "prices", "profiles"].map(str::to_owned),
+            );
         }
         described.sort();
         assert_eq!(described, keys_of(table), "{heading}");

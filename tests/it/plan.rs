@@ -89,3 +89,36 @@ fn what_cannot_be_read_fails_as_in_the_run() {
         .status(65)
         .one_message();
 }
+
+#[test]
+fn a_plan_tells_what_it_would_cost() {
+    let plan = |model: &str, args: &[&str]| {
+        let run = gptpipe()
+            .config("[prices.m]\ninput = 1\noutput = 200\n")
+            .args(["--dry-run", "-b", "paragraph", "-s", "", "-m", model, "p"])
+            .args(args)
+            .input("One.\n\nTwo.\n")
+            .run();
+        run.ok();
+        String::from_utf8(run.stdout.clone()).unwrap()
+    };
+    // Two prompts of one token, with two of a chunk each.
+    let text = plan("m", &[]);
+    let cost = "\ncost: $0.000006 for the prompts, and $0.000800 if the replies are as long as their chunks\n";
+    assert!(text.contains(cost), "{text}");
+    let text = plan("m", &["--max-output-tokens", "100"]);
+    let cost =
+        "\ncost: $0.000006 for the prompts, and $0.0400 if the replies are of 100 tokens each\n";
+    assert!(text.contains(cost), "{text}");
+    let text = plan("m", &["--format", "jsonl"]);
+    let total: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!(total["prompt_cost"], json!(6e-6));
+    assert_eq!(total["reply_cost"], json!(8e-4));
+    // What is not known is not nothing.
+    let text = plan("in-house", &[]);
+    let cost = "\ncost: ?, as there is no known price for the model in-house\n";
+    assert!(text.contains(cost), "{text}");
+    let text = plan("in-house", &["--format", "jsonl"]);
+    let total: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!(total["prompt_cost"], Value::Null);
+}
