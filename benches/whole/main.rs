@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --bench whole` runs all parts, `cargo bench --bench whole
 //! start` one of `start`, `memory`, `order`, `lines`, `cached`, `rate`, `article`, `xargs`,
-//! `schedule`, `cpu`. Markdown tables come out on standard output. The server is a second process
+//! `schedule`, `cpu`, `ledger`. Markdown tables come out on standard output. The server is a second process
 //! of this program on loopback, so that this one stays small: a child's peak memory is counted
 //! from that of the process that starts it. curl and jq are taken from PATH, aichat from PATH or
 //! from the variable AICHAT, a Python with the package `openai` from PATH or from
@@ -15,6 +15,7 @@
 mod cached;
 mod child;
 mod cpu;
+mod ledger;
 mod lines;
 mod memory;
 mod order;
@@ -41,7 +42,7 @@ const SERVE: &str = "--serve";
 /// Measures something and prints it.
 type Part = fn(&Lab);
 
-const PARTS: [(&str, Part); 10] = [
+const PARTS: [(&str, Part); 11] = [
     ("start", start::measure),
     ("memory", memory::measure),
     ("order", order::measure),
@@ -52,6 +53,7 @@ const PARTS: [(&str, Part); 10] = [
     ("xargs", pace::xargs),
     ("schedule", pace::schedule),
     ("cpu", cpu::measure),
+    ("ledger", ledger::measure),
 ];
 
 fn main() {
