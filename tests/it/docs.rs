@@ -70,6 +70,10 @@ fn the_readme_mentions_every_option() {
         "--no-default-features",
         "--bin",
         "--parallel",
+        "--name",
+        "--now",
+        "--read-only",
+        "--rm",
     ];
     let unknown: Vec<&String> = unknown
         .iter()

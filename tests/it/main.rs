@@ -41,5 +41,7 @@ mod reduce; // --reduce: the replies merged into one
 mod resume; // ends from outside, and running again from there
 mod settings; // flags, environment, configuration file
 mod shapes; // what a reply is written as: text, lines of JSON, what is inside a fence
+mod ship; // what is packed, installed and run on servers: package, units, image
+mod spool; // the spool of the systemd units: every file once, whole, with its reply or its reason beside it
 mod transport; // TLS, HTTP/2, proxies, redirects
 mod tty; // terminals on any of the three streams
