@@ -1,8 +1,8 @@
 """An OpenAI-compatible server for the checks of what is shipped: says every text back in capitals.
 
-server.py PORT KEY LOG [CERTIFICATE PRIVATE_KEY]: answers only to the key in the file KEY, and writes each text that it was
-sent as a line of LOG. A text with `slow` takes two seconds, one with `poison` is refused for good; while LOG.outage exists, everything
-is refused for now.
+server.py PORT KEY LOG [CERTIFICATE PRIVATE_KEY]: answers only to the key in the file KEY, and writes each text that it
+was sent as a line of LOG. A text with `slow` takes two seconds, one with `poison` is refused for good; while the file
+LOG.outage exists, everything is refused for now.
 """
 
 import http.server

@@ -74,6 +74,7 @@ fn the_readme_mentions_every_option() {
         "--now",
         "--read-only",
         "--rm",
+        "--target",
     ];
     let unknown: Vec<&String> = unknown
         .iter()
