@@ -9,6 +9,7 @@ mod harness; // runs the binary and judges how it ended; seeds and folders of a 
 mod oidc; // a real OAuth 2.0 provider on loopback
 mod proxy; // HTTP and SOCKS proxies on loopback
 mod server; // a scripted OpenAI-compatible server on loopback, with every fault a real one has
+mod ssh; // hosts with a real sshd on loopback
 mod tls; // certificates of an authority that lives for one test
 
 mod api; // what is sent, what is understood: bodies of both APIs, recorded answers, connections
@@ -19,6 +20,7 @@ mod complete; // what the Tab key offers, in the real shells
 mod demo; // --demo: the whole path without key, network or home
 mod docs; // help and README say the same
 mod edit; // --in-place: files replaced by what comes of them, whole or not at all
+mod engines; // GNU parallel here and over ssh, Spark, arrays of jobs
 mod fault; // each fault of a server: status, message, and what is on stdout all the same
 mod filter; // bytes in, bytes out: encodings, files, operands
 #[cfg(feature = "keyring")]
