@@ -75,6 +75,15 @@ fn the_readme_mentions_every_option() {
         "--read-only",
         "--rm",
         "--target",
+        // Of GNU parallel and of Slurm.
+        "--array",
+        "--block",
+        "--env",
+        "--halt",
+        "--joblog",
+        "--pipe",
+        "--resume-failed",
+        "--sshlogin",
     ];
     let unknown: Vec<&String> = unknown
         .iter()

@@ -233,7 +233,7 @@ fn a_host_that_fails_fails_its_jobs_and_they_are_run_again_elsewhere() {
     assert_eq!(server.calls(), 6);
 }
 
-/// Where `.ci/run` has put PySpark.
+/// Where `.ci/run` has put `PySpark`.
 const SPARK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/spark");
 
 /// What Spark made of tests/spark/job.py: rows or error of each part, in the order of the parts.

@@ -5,14 +5,13 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -22,7 +21,7 @@ use crate::harness::{BINARY, Folder};
 /// Where Debian puts it; it has to be called by its whole name.
 const SSHD: &str = "/usr/sbin/sshd";
 
-/// So many hosts, by the names `one` and `two`, and a user who may log in.
+/// Two hosts, by the names `one` and `two`, and a user who may log in.
 pub(crate) struct Hosts {
     /// What `ssh -F` reads.
     pub(crate) config: PathBuf,
@@ -31,7 +30,7 @@ pub(crate) struct Hosts {
 
 /// A host that can be logged in to.
 pub(crate) struct Host {
-    /// The home of whoever logs in, with an environment file's worth of XDG folders.
+    /// The home of whoever logs in.
     pub(crate) home: Arc<Folder>,
     address: SocketAddr,
     is_over: Arc<AtomicBool>,
@@ -48,7 +47,7 @@ impl Hosts {
         if rustix::process::geteuid().is_root() {
             fs::create_dir_all("/run/sshd").unwrap();
         }
-        let hosts = ["one", "two"].map(|name| Host::start(name));
+        let hosts = ["one", "two"].map(Host::start);
         let mut config = String::new();
         for (name, host) in ["one", "two"].iter().zip(&hosts) {
             let port = host.address.port();
@@ -61,6 +60,7 @@ impl Hosts {
             );
         }
         // One user for both.
+        key(&hosts[0].home.path.join("user"));
         let key = fs::read(hosts[0].home.path.join("user.pub")).unwrap();
         for host in &hosts {
             host.home.write("authorized", &key);
@@ -87,7 +87,6 @@ impl Host {
         let home = Folder::home();
         fs::set_permissions(&home.path, fs::Permissions::from_mode(0o700)).unwrap();
         key(&home.path.join("host"));
-        key(&home.path.join("user"));
         let path = format!(
             "{}:{}",
             Path::new(BINARY).parent().unwrap().display(),
@@ -119,7 +118,7 @@ impl Host {
 }
 
 fn accept(listener: &TcpListener, config: &Path, log: &Path, is_over: &AtomicBool) {
-    let children: Mutex<Vec<Child>> = Mutex::default();
+    let mut children = Vec::new();
     while let Ok((stream, _)) = listener.accept() {
         if is_over.load(Ordering::SeqCst) {
             break;
@@ -136,9 +135,9 @@ fn accept(listener: &TcpListener, config: &Path, log: &Path, is_over: &AtomicBoo
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        children.lock().unwrap().push(child);
+        children.push(child);
     }
-    for mut child in children.into_inner().unwrap() {
+    for mut child in children {
         // It ends when its client has left.
         if matches!(child.try_wait(), Ok(None)) {
             let _ = kill_process(Pid::from_child(&child), Signal::TERM);
@@ -151,10 +150,7 @@ impl Drop for Host {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::SeqCst);
         // Wakes the acceptor.
-        match TcpStream::connect(self.address) {
-            Err(error) if error.kind() != ErrorKind::ConnectionRefused => return,
-            _ => {}
-        }
+        let _ = TcpStream::connect(self.address);
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();
         }
