@@ -10,6 +10,7 @@ use crate::api::client::{Client, MAX_ERROR, MAX_PLAIN};
 use crate::api::credentials::hide;
 use crate::api::failure::{Failure, Kind};
 use crate::api::fault;
+use crate::secret::redact::without;
 use crate::secret::secret::Secret;
 
 /// How long the server may take to begin its answer.
@@ -68,9 +69,12 @@ impl Client {
         end?;
         // Some have a list of another form; that they answered is what counts.
         match serde_json::from_slice::<List>(&body) {
-            Ok(list) => Ok(Checked::Models(
-                list.data.into_iter().map(|model| model.id).collect(),
-            )),
+            Ok(list) => {
+                let names = list.data.into_iter().map(|model| model.id);
+                // They are kept in a file.
+                let names = names.filter(|name| without(name, key.expose()).is_none());
+                Ok(Checked::Models(names.collect()))
+            }
             Err(_) if is_json => Ok(Checked::Unknown),
             Err(_) => Err(Failure::new(Kind::NotApi, "")),
         }

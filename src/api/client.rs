@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use crate::api::address::{endpoint, host, is_loopback};
 pub use crate::api::credentials::Auth;
-use crate::api::credentials::{Credentials, header_of, hide};
+use crate::api::credentials::{Credentials, header_of, hide, hide_in_reply};
 use crate::api::event::{Api, Decoder, End, Step};
 use crate::api::failure::{Failure, Kind, Wait};
 use crate::api::plain::{Body, decode_plain};
@@ -205,7 +205,7 @@ impl Client {
     ) -> Result<Reply, Failure> {
         let key = self.credentials.get().await?;
         let failure = match self.attempt(&attempt, key.as_ref(), &mut on_text).await {
-            Ok(reply) => return Ok(reply),
+            Ok(reply) => return Ok(hide_in_reply(reply, key.as_ref())),
             Err(failure) => hide(failure, key.as_ref()),
         };
         if failure.kind != Kind::Auth || failure.status != Some(401) {
@@ -215,7 +215,9 @@ impl Client {
             return Err(self.credentials.refused(failure));
         };
         let result = self.attempt(&attempt, Some(&key), &mut on_text).await;
-        result.map_err(|failure| self.credentials.refused(hide(failure, Some(&key))))
+        result
+            .map(|reply| hide_in_reply(reply, Some(&key)))
+            .map_err(|failure| self.credentials.refused(hide(failure, Some(&key))))
     }
 
     async fn attempt(

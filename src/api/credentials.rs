@@ -8,6 +8,7 @@ use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
 use crate::api::failure::{Failure, Kind};
+use crate::api::reply::Reply;
 use crate::error::{Error, ExitStatus};
 use crate::secret::secret::Secret;
 use crate::secret::source::Keys;
@@ -148,5 +149,13 @@ pub(super) fn hide(failure: Failure, key: Option<&Secret>) -> Failure {
     match key {
         Some(key) => failure.without_secret(key.expose()),
         None => failure,
+    }
+}
+
+/// The same without the key, should the server have named something by it.
+pub(super) fn hide_in_reply(reply: Reply, key: Option<&Secret>) -> Reply {
+    match key {
+        Some(key) => reply.without_secret(key.expose()),
+        None => reply,
     }
 }

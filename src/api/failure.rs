@@ -304,6 +304,9 @@ impl Failure {
             hide(&mut self.message);
             self.code.as_mut().map(hide);
             self.request_id.as_mut().map(hide);
+            self.partial = self
+                .partial
+                .map(|partial| Box::new(partial.without_secret(secret)));
         }
         self
     }

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use crate::secret::redact::{SHORTEST, without};
+
 /// The text of a reply with what the server said about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reply {
@@ -21,6 +23,22 @@ pub struct Reply {
     pub id: Option<String>,
     /// Where the server's own limit is nearly used up: the time in which it lets one more request in.
     pub refill: Option<Duration>,
+}
+
+impl Reply {
+    /// The same without `secret` where the server names things, which is written and stored. The text stays as it is:
+    /// it is the data. A secret that is as short as a word may be part of a model's name.
+    #[must_use]
+    pub fn without_secret(mut self, secret: &str) -> Self {
+        if secret.len() >= SHORTEST {
+            for name in [&mut self.model, &mut self.id].into_iter().flatten() {
+                if let Some(hidden) = without(name, secret) {
+                    *name = hidden;
+                }
+            }
+        }
+        self
+    }
 }
 
 /// Why a reply ended.

@@ -12,7 +12,7 @@ pub const REDACTED: &str = "[redacted]";
 
 /// A secret in use that is shorter than this is a word such as `none`, which servers of one's own are given and
 /// which stands in sentences.
-const SHORTEST: usize = 8;
+pub const SHORTEST: usize = 8;
 
 /// How keys of well-known makers begin.
 const PREFIXES: [&str; 27] = [
@@ -128,9 +128,8 @@ fn length_at(text: &str, secret: &str, escaped: bool) -> Option<usize> {
         for mut at in ends {
             while let Some(c) = text[at..].chars().next() {
                 let rest = &text[at..];
-                let decoded = escaped.then(|| unescape(rest)).flatten();
-                if let Some((_, length)) = decoded.filter(|(decoded, _)| *decoded == wanted) {
-                    next.push(at + length);
+                if escaped {
+                    next.extend(escapes(rest, wanted).map(|length| at + length));
                 }
                 if c == wanted {
                     next.push(at + c.len_utf8());
@@ -165,21 +164,33 @@ fn gap(text: &str) -> usize {
         .map_or(0, char::len_utf8)
 }
 
-/// The character that an escape of JSON or of a URL stands for, and the length of that.
-fn unescape(text: &str) -> Option<(char, usize)> {
+/// The lengths of the escapes of JSON or of a URL at the beginning that stand for this character, however often it was
+/// escaped: servers quote the errors of servers behind them.
+fn escapes(text: &str, wanted: char) -> impl Iterator<Item = usize> {
     let code = |digits: Option<&str>| {
         u32::from_str_radix(digits?, 16)
             .ok()
             .and_then(char::from_u32)
     };
-    if text.starts_with('%') {
-        return Some((code(text.get(1..3)).filter(char::is_ascii)?, 3));
-    }
-    match text.strip_prefix('\\')?.chars().next()? {
-        'u' => Some((code(text.get(2..6))?, 6)),
-        c @ ('"' | '\\' | '/') => Some((c, 2)),
-        _ => None,
-    }
+    let slashes = text.bytes().take_while(|byte| *byte == b'\\').count();
+    let rest = &text[slashes..];
+    let is_named = matches!(wanted, '"' | '/') && rest.starts_with(wanted);
+    let is_numbered =
+        rest.starts_with('u') && code(rest.get(1..5)).is_some_and(|found| found == wanted);
+    let json = match wanted {
+        '\\' => 2..=slashes,
+        _ if slashes > 0 && is_named => slashes + 1..=slashes + 1,
+        _ if slashes > 0 && is_numbered => slashes + 5..=slashes + 5,
+        _ => 1..=0,
+    };
+    // Every `25` may be another `%` that was escaped, or what is written.
+    let after = text.strip_prefix('%').unwrap_or_default();
+    let digits = after.len() - after.trim_start_matches("25").len();
+    let percent = (0..=digits).step_by(2).filter(move |start| {
+        code(after.get(*start..start + 2)).is_some_and(|found| found.is_ascii() && found == wanted)
+    });
+    let percent = percent.map(|start| start + 3);
+    json.chain(percent)
 }
 
 /// The text without user names and passwords in URLs.
@@ -413,6 +424,9 @@ mod tests {
             "q%2Fw%22e%5Cr%2Bt%3Dyu\u{e9}i0".to_owned(),
             secret.expose().replace('+', "+\n    "),
             secret.expose().replace('+', "\\\n+"),
+            // Quoted by one who was quoted.
+            serde_json::to_string(&serde_json::to_string(secret.expose()).unwrap()).unwrap(),
+            "q%252Fw%2522e%255Cr%252Bt%253Dyu\u{e9}i0".to_owned(),
         ] {
             let shown = without(&text, secret.expose()).unwrap_or_default();
             assert!(shown.contains(REDACTED), "{text} -> {shown}");

@@ -1,11 +1,22 @@
-//! Keys that are known are looked for in everything that runs leave behind, in every spelling: what was written, files,
-//! databases, argument lists, the environment of children. The search proves itself by what it finds where something
-//! was planted.
+//! Keys and tokens that are known are looked for in everything that runs leave behind, in every spelling.
+//!
+//! The places are these, each searched byte for byte:
+//! - standard output and standard error of every run ([`clean`]);
+//! - every file below the run's home, databases and their journals among them, and the files' names ([`search`]); what
+//!   else a run can be told to write is a line of [`FILES`];
+//! - argument lists and environments of children, which they write down into the home ([`witness`]), and the program's
+//!   own argument list while it runs.
+//!
+//! The search proves itself by what it finds where something was planted. The rooms below say what the runs meet.
+
+mod around; // commands, settings, terminals, proxies, certificates, a machine that has run out of something
+mod faults; // everything a server can do wrong, with the key said back in all of it
+mod tokens; // OAuth: what is said by, and to, an authorization server
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use rustix::process::Signal;
 
@@ -19,6 +30,37 @@ pub(crate) const KEYS: [&str; 3] = [
     "gsk_Canary1Zr8vGq2T0b1XcYw4Hn6LkPs9dFjE3uAoM7iQ",
     "canary2/with\"odd\\parts+and=more:%20",
 ];
+
+/// What OAuth has in place of keys: tokens that anybody may use who has them, and what proves who asks for one.
+const ACCESS: &str = "canary3-access-Qm7Wd2Xv9Kp4Rt6";
+const REFRESH: &str = "canary4.refresh~Hs3Jf8Lz5Nb1Cg0";
+const DEVICE: &str = "canary5_device_Yx6Ue2Tq4Po9Ia7";
+const CLIENT: &str = "canary6+client/Vk5Mn3Bw8Zs2=";
+const IDENTITY: &str = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJjYW5hcnk3In0.Canary7Rd4Gh9Xe1";
+
+/// All that is looked for.
+const CANARIES: [&str; 8] = [
+    KEYS[0], KEYS[1], KEYS[2], ACCESS, REFRESH, DEVICE, CLIENT, IDENTITY,
+];
+
+/// Files that every run which asks is told to write, each by its option. They lie in the home, where all is searched.
+const FILES: [(&str, &str); 1] = [("--cache", "remembered.db")];
+
+/// The words of the command line that ask for all of them.
+fn files() -> impl Iterator<Item = &'static str> {
+    FILES.into_iter().flat_map(|(option, file)| [option, file])
+}
+
+/// Every one of them was written, and nothing in the home has a trace.
+#[track_caller]
+fn home_is_clean(home: &Folder) {
+    for (option, file) in FILES {
+        let size = fs::metadata(home.path.join(file)).map_or(0, |file| file.len());
+        assert!(size > 0, "{option} has written nothing into {file}");
+    }
+    let found = search(&home.path);
+    assert!(found.is_empty(), "keys were left: {found:#?}");
+}
 
 /// The letters of base64 (RFC 4648, section 4).
 const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -55,10 +97,15 @@ fn spellings(key: &str) -> Vec<(&'static str, Vec<u8>)> {
     for before in 0..3 {
         let padded = [&b"xxx"[..before], key.as_bytes()].concat();
         let letters = base64(&padded[..padded.len() / 3 * 3]);
-        all.push((
-            "in base64",
-            letters[if before == 0 { 0 } else { 4 }..].to_vec(),
-        ));
+        let letters = letters[if before == 0 { 0 } else { 4 }..].to_vec();
+        // The letters that addresses and tokens have in place of two others (section 5).
+        let of_urls = letters.iter().map(|letter| match letter {
+            b'+' => b'-',
+            b'/' => b'_',
+            letter => *letter,
+        });
+        all.push(("in base64 for URLs", of_urls.collect()));
+        all.push(("in base64", letters));
     }
     all
 }
@@ -71,13 +118,19 @@ fn percent(key: &str) -> Vec<u8> {
     key.bytes().flat_map(letter).collect()
 }
 
-/// What of the keys is in these bytes.
+/// What of the canaries is in these bytes.
 fn traces(bytes: &[u8]) -> Vec<&'static str> {
-    let has = |what: &[u8]| memchr::memmem::find(bytes, what).is_some();
-    let all = KEYS.iter().flat_map(|key| spellings(key));
-    all.filter(|(_, bytes)| has(bytes))
-        .map(|(name, _)| name)
-        .collect()
+    static FINDERS: OnceLock<Vec<(&'static str, memchr::memmem::Finder<'static>)>> =
+        OnceLock::new();
+    let finders = FINDERS.get_or_init(|| {
+        let all = CANARIES.iter().flat_map(|canary| spellings(canary));
+        all.map(|(name, bytes)| (name, memchr::memmem::Finder::new(&bytes).into_owned()))
+            .collect()
+    });
+    let found = finders
+        .iter()
+        .filter(|(_, finder)| finder.find(bytes).is_some());
+    found.map(|(name, _)| *name).collect()
 }
 
 /// Every file below a folder that has a trace in it, or in its name.
@@ -142,13 +195,31 @@ fn with_key(home: &Arc<Folder>, server: &Server, from: From, key: &'static str) 
 /// What keys are read from; it is no part of what is searched.
 fn outside(home: &Folder, key: &str) {
     home.write("outside/credentials/gptpipe.corp", key);
-    home.write("outside/secret", key);
-    let script = "#!/bin/sh\n\
-        for pid in $$ $PPID; do cat /proc/$pid/cmdline; echo; done >> seen-arguments\n\
-        cat /proc/$$/environ >> seen-environment\n\
-        echo \"unlocking with $(cat outside/secret)\" >&2\ncat outside/secret\n";
-    let path = home.write("outside/key", script);
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
+    witness(home, "key", key);
+}
+
+/// A command below `outside` that writes down what it was called with, and by whom, and then gives the secret.
+fn witness(home: &Folder, name: &str, secret: &str) -> PathBuf {
+    home.write(&format!("outside/{name}.secret"), secret);
+    let script = format!(
+        "#!/bin/sh\n\
+         for pid in $$ $PPID; do cat /proc/$pid/cmdline; echo; done >> seen-arguments\n\
+         cat /proc/$$/environ >> seen-environment\n\
+         echo \"unlocking with $(cat outside/{name}.secret)\" >&2\ncat outside/{name}.secret\n"
+    );
+    let path = home.write(&format!("outside/{name}"), script);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+    path
+}
+
+/// A child was run, and has written down what it saw.
+#[track_caller]
+fn is_witnessed(home: &Folder) {
+    let seen = fs::read(home.path.join("seen-environment")).unwrap();
+    assert!(
+        memchr::memmem::find(&seen, b"HOME=").is_some(),
+        "the command has to have been run"
+    );
 }
 
 #[test]
@@ -167,6 +238,7 @@ fn no_key_is_left_anywhere() {
                     let run = with_key(&home, &server, from, key)
                         .arg("p")
                         .once()
+                        .args(files())
                         .args(verbosity);
                     clean(
                         &run.args(["--on-error", "skip"])
@@ -231,14 +303,9 @@ fn no_key_is_left_anywhere() {
             );
         }
     }
-    let seen = fs::read(home.path.join("seen-environment")).unwrap();
-    assert!(
-        memchr::memmem::find(&seen, b"HOME=").is_some(),
-        "the command has to have been run"
-    );
+    is_witnessed(&home);
     fs::remove_dir_all(home.path.join("outside")).unwrap();
-    let found = search(&home.path);
-    assert!(found.is_empty(), "keys were left: {found:#?}");
+    home_is_clean(&home);
 }
 
 #[test]
@@ -271,7 +338,7 @@ fn a_process_that_is_ended_from_outside_leaves_no_key() {
 
 #[test]
 fn a_key_in_any_spelling_is_found_where_it_was_planted() {
-    for key in KEYS {
+    for key in CANARIES {
         for (name, bytes) in spellings(key) {
             let home = Folder::new();
             home.write(
