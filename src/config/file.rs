@@ -31,7 +31,7 @@ use crate::limit::rate::{Rate, parse_rate};
 use crate::output::format::Join;
 use crate::pipeline::reorder::OnError;
 use crate::report::progress::ProgressMode;
-use crate::secret::redact::{Words, looks_secret, redact};
+use crate::secret::redact::{SHORTEST, Words, looks_secret, redact};
 
 /// The headers whose value is a key.
 const SECRET_HEADERS: [&str; 6] = [
@@ -333,8 +333,13 @@ fn not_built<'de, D: Deserializer<'de>>(_: D) -> Result<(), D::Error> {
     ))
 }
 
+/// Fields of requests without a key in them.
 fn params<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Param>, D::Error> {
     let table = BTreeMap::<String, serde_json::Value>::deserialize(deserializer)?;
+    if let Some((name, _)) = table.iter().find(|(name, value)| holds_key(name, value)) {
+        let name = redact(name, Words::Own);
+        return Err(de::Error::custom(format!("the field {name} has {SECRET}")));
+    }
     Ok(table
         .into_iter()
         .map(|(name, value)| Param {
@@ -342,6 +347,22 @@ fn params<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Param>, D::E
             json: value.to_string(),
         })
         .collect())
+}
+
+/// Whether a value is a key by its looks, or a long one by its name.
+fn holds_key(name: &str, value: &serde_json::Value) -> bool {
+    match value {
+        serde_json::Value::String(text) => {
+            let named = format!("{name}={text}");
+            redact(text, Words::Own) != *text
+                || (text.len() >= SHORTEST && redact(&named, Words::Own) != named)
+        }
+        serde_json::Value::Array(values) => values.iter().any(|value| holds_key(name, value)),
+        serde_json::Value::Object(table) => {
+            table.iter().any(|(name, value)| holds_key(name, value))
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,9 @@ pub(super) fn wrong_line(text: &str, name: &str, error: &toml::de::Error) -> Err
     let number = text[..at].matches('\n').count() + 1;
     let line = text.lines().nth(number - 1).unwrap_or_default().trim();
     let key = line.split('=').next().unwrap_or_default().trim();
+    // What follows a blank is a value, though the sign is missing.
+    let word = key.split_whitespace().next().unwrap_or_default();
+    let key = if line.starts_with('[') { key } else { word };
     let said = error.message().lines().next().unwrap_or_default();
     let (what, hint) = in_words(said.trim_end_matches('.'), key, line);
     let subject = if key.is_empty() {
@@ -49,6 +52,10 @@ fn in_words(said: &str, key: &str, line: &str) -> (String, Option<String>) {
     if is("unknown field") {
         let hint = unknown(said, key);
         return ("unknown key".to_owned(), Some(hint));
+    }
+    // Whatever else is wrong with it: the line is not repeated, and nobody is told to mend it.
+    if KEYS.contains(&key) && line != key && value != Some("") {
+        return (format!("this may be {SECRET}"), Some(MOVE.to_owned()));
     }
     if line.starts_with("[profile.") || line.starts_with("[profile]") {
         return (
@@ -88,8 +95,16 @@ fn in_words(said: &str, key: &str, line: &str) -> (String, Option<String>) {
         "takes true or false"
     } else if is("expected a string") {
         "takes text in quotes"
+    } else if is(", expected struct ") {
+        "takes a table of its own"
     } else {
-        said
+        // The value is not repeated: it need not be meant for anybody's eyes.
+        let expected = said.rsplit_once(", expected ");
+        let expected = expected.filter(|_| said.starts_with("invalid "));
+        return match expected {
+            Some((_, expected)) if said.contains(['"', '`']) => (format!("takes {expected}"), None),
+            _ => (said.to_owned(), None),
+        };
     };
     (takes.to_owned(), None)
 }

@@ -14,6 +14,9 @@ const MARGIN: u64 = 60;
 /// Of a short life not more than this part is given up.
 const MARGIN_PART: u64 = 5;
 
+/// No type of token has a longer name.
+const LONGEST_TYPE: usize = 16;
+
 /// An access token with what belongs to it.
 #[derive(Clone, Debug)]
 pub struct Token {
@@ -47,12 +50,28 @@ impl Token {
         if let Some(kind) = &wire.token_type
             && !kind.eq_ignore_ascii_case("bearer")
         {
-            return Err(format!(
-                "it is of the type `{kind}`, and only `Bearer` is known"
-            ));
+            // Only what can be nothing but a type's name is repeated (RFC 6749, section 8.1).
+            let is_name = kind.len() <= LONGEST_TYPE
+                && kind
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+            return Err(if is_name {
+                format!("it is of the type `{kind}`, and only `Bearer` is known")
+            } else {
+                "it is of an odd type, and only `Bearer` is known".to_owned()
+            });
+        }
+        let access = Secret::new(wire.access_token).ok_or("the access token is empty")?;
+        // It has to fit into a header (RFC 6749, appendix A.12).
+        if !access
+            .expose()
+            .bytes()
+            .all(|byte| (b' '..=b'~').contains(&byte))
+        {
+            return Err("the access token has characters in it that no token has".to_owned());
         }
         Ok(Self {
-            access: Secret::new(wire.access_token).ok_or("the access token is empty")?,
+            access,
             refresh: wire.refresh_token.and_then(Secret::new),
             expires_at: wire.expires_in.map(|seconds| now.saturating_add(seconds)),
             lifetime: wire.expires_in,

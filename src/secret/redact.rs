@@ -177,11 +177,11 @@ fn escapes(text: &str, wanted: char) -> impl Iterator<Item = usize> {
     let is_named = matches!(wanted, '"' | '/') && rest.starts_with(wanted);
     let is_numbered =
         rest.starts_with('u') && code(rest.get(1..5)).is_some_and(|found| found == wanted);
-    let json = match wanted {
-        '\\' => 2..=slashes,
-        _ if slashes > 0 && is_named => slashes + 1..=slashes + 1,
-        _ if slashes > 0 && is_numbered => slashes + 5..=slashes + 5,
-        _ => 1..=0,
+    let (shortest, longest) = match wanted {
+        '\\' => (2, slashes),
+        _ if slashes > 0 && is_named => (slashes + 1, slashes + 1),
+        _ if slashes > 0 && is_numbered => (slashes + 5, slashes + 5),
+        _ => (1, 0),
     };
     // Every `25` may be another `%` that was escaped, or what is written.
     let after = text.strip_prefix('%').unwrap_or_default();
@@ -190,7 +190,7 @@ fn escapes(text: &str, wanted: char) -> impl Iterator<Item = usize> {
         code(after.get(*start..start + 2)).is_some_and(|found| found.is_ascii() && found == wanted)
     });
     let percent = percent.map(|start| start + 3);
-    json.chain(percent)
+    (shortest..=longest).chain(percent)
 }
 
 /// The text without user names and passwords in URLs.

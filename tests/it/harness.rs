@@ -382,6 +382,19 @@ impl Running {
         (output, status.core_dumped())
     }
 
+    /// All that it wrote until its end, whichever that is, and what the end was: a status, or a signal below zero.
+    pub(crate) fn over(mut self) -> (Vec<u8>, i32) {
+        self.end_input();
+        let status = self.child.wait().unwrap();
+        drop(self.watchdog);
+        for reader in self.readers {
+            reader.join().unwrap();
+        }
+        let output = [self.gathered.now(), self.errors.now()].concat();
+        let end = status.code().or(status.signal().map(|signal| -signal));
+        (output, end.unwrap_or_default())
+    }
+
     /// The process that a shell runs in the foreground, once there is one.
     pub(crate) fn child(&self) -> Pid {
         let pid = self.pid.as_raw_nonzero();

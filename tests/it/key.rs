@@ -158,6 +158,8 @@ fn a_key_in_the_configuration_file_is_refused_and_not_shown() {
         "api-key = 'canary'",
         "[profiles.x]\nkey = 'canary'",
         "[profiles.x]\ntoken = \"canary\"",
+        "[profiles.x]\nparams = { api_key = 'canary/+' }",
+        "[profiles.x]\nparams = { route = [{ auth = 'sk-canary0123456789abcdef' }] }",
     ] {
         let run = gptpipe().config(line).arg("p").input("text").run();
         run.status(2)

@@ -28,9 +28,8 @@ const SAYS: [fn(&str) -> String; 7] = [
     // Once as it stands in JSON, and once more by whoever quotes that.
     |key| json!(key).to_string(),
     |key| {
-        key.chars()
-            .map(|c| format!("\\u{:04x}", c as u32))
-            .collect()
+        let escaped = key.chars().map(|c| format!("\\u{:04x}", c as u32));
+        escaped.collect::<Vec<_>>().concat()
     },
     |key| {
         let (first, second) = key.split_at(key.len() / 2);
@@ -86,17 +85,19 @@ fn in_a_header(said: &str) -> String {
 
 type Fault = Box<dyn Fn(&Request, &str) -> Answer + Send + Sync>;
 
-/// Everything that goes wrong after the server has said that all is well, or in the way it says anything.
+fn fault(
+    name: &'static str,
+    answer: impl Fn(&Request, &str) -> Answer + Send + Sync + 'static,
+) -> (&'static str, Fault) {
+    (name, Box::new(answer))
+}
+
+fn event(request: &Request, event: &Value) -> Answer {
+    request.stream().delta("half").event(&event.to_string())
+}
+
+/// Everything that goes wrong in a stream, after the server has said that all is well.
 fn streams() -> Vec<(&'static str, Fault)> {
-    fn fault(
-        name: &'static str,
-        answer: impl Fn(&Request, &str) -> Answer + Send + Sync + 'static,
-    ) -> (&'static str, Fault) {
-        (name, Box::new(answer))
-    }
-    fn event(request: &Request, event: &Value) -> Answer {
-        request.stream().delta("half").event(&event.to_string())
-    }
     vec![
         fault("an error in the stream", |request, said| {
             event(
@@ -161,6 +162,12 @@ fn streams() -> Vec<(&'static str, Fault)> {
             let bytes = format!("data: {{\"error\": \"{said}");
             request.stream().body(bytes).stall()
         }),
+    ]
+}
+
+/// Everything else that is no stream.
+fn answers() -> Vec<(&'static str, Fault)> {
+    vec![
         fault("one document in place of a stream", |_, said| {
             Answer::json("200 OK", &json!({"object": said, "model": said}))
         }),
@@ -214,10 +221,7 @@ fn streams() -> Vec<(&'static str, Fault)> {
                 "server",
                 "set-cookie",
             ];
-            let headers: String = names
-                .iter()
-                .map(|name| format!("{name}: {said}\r\n"))
-                .collect();
+            let headers = names.map(|name| format!("{name}: {said}\r\n")).concat();
             Answer::plain("429 Too Many Requests", &headers, "")
         }),
         fault("a status in these words", |_, said| {
@@ -353,7 +357,7 @@ fn no_body_brings_a_key_to_light() {
 fn no_broken_stream_brings_a_key_to_light() {
     let home = Folder::home();
     for (at, says) in SAYS.into_iter().enumerate() {
-        for (name, fault) in streams() {
+        for (name, fault) in streams().into_iter().chain(answers()) {
             let of_user = KEYS[(at + name.len()) % KEYS.len()];
             walk(&home, of_user, move |request| {
                 fault(request, &says(&key(request)))
