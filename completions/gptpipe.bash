@@ -74,11 +74,11 @@ _gptpipe() {
         --progress) list=$'auto\nalways\nnever' ;;
         esac
     elif [[ -z $ended && $current == -* ]]; then
-        list=$'-f\n--prompt-file\n-n\n--null-input\n-R\n--reduce\n-s\n--system\n-P\n--profile\n-m\n--model\n--base-url\n--api\n--param\n--max-output-tokens\n--no-check\n--revoke\n--demo\n-c\n--chunk-tokens\n-b\n--by\n--context\n--flush-after\n-j\n--jobs\n-r\n--rate\n--token-rate\n--retries\n--timeout\n--on-error\n--max-cost\n--max-tokens\n-i\n--in-place\n--backup\n--dry-run\n--no-cache\n--refresh\n--cache-only\n--cache-ttl\n--cache\n--log\n--metrics\n--format\n--schema\n--unfence\n--join\n--live\n--whole\n--progress\n-q\n--quiet\n-v\n--verbose\n-h\n--help\n-V\n--version'
+        list=$'-f\n--prompt-file\n-n\n--null-input\n-R\n--reduce\n-s\n--system\n-P\n--profile\n-m\n--model\n--base-url\n--api\n--param\n--max-output-tokens\n--no-check\n--revoke\n--demo\n-c\n--chunk-tokens\n-b\n--by\n--context\n--flush-after\n-j\n--jobs\n-r\n--rate\n--token-rate\n--retries\n--timeout\n--on-error\n--max-cost\n--max-tokens\n--batch\n-i\n--in-place\n--backup\n--dry-run\n--no-cache\n--refresh\n--cache-only\n--cache-ttl\n--cache\n--log\n--metrics\n--format\n--schema\n--unfence\n--join\n--live\n--whole\n--progress\n-q\n--quiet\n-v\n--verbose\n-h\n--help\n-V\n--version'
     elif [[ -n $prompted ]]; then
         files=1
     elif [[ $operands == 0 ]]; then
-        [[ -n $ended ]] || list=$'setup\nkey\nlogin\ncache\nusage\nmetrics\ncompletions'
+        [[ -n $ended ]] || list=$'setup\nkey\nlogin\ncache\nusage\nmetrics\nbatch\ncompletions'
     else
         case $first/$operands in
         setup/*) ;;
@@ -89,6 +89,8 @@ _gptpipe() {
         cache/*) ;;
         usage/*) ;;
         metrics/*) ;;
+        batch/1) list=$'list\ncancel' ;;
+        batch/*) ;;
         completions/1) list=$'bash\nzsh\nfish' ;;
         completions/*) ;;
         *) files=1 ;;

@@ -37,7 +37,7 @@ function __gptpipe_at
     end
     set -l count (count $operands)
     set -l command
-    if test $prompted = no -a $ended = no -a $count -gt 0; and contains -- $operands[1] setup key login cache usage metrics completions
+    if test $prompted = no -a $ended = no -a $count -gt 0; and contains -- $operands[1] setup key login cache usage metrics batch completions
         set command $operands[1]
     end
     switch $argv[1]
@@ -96,6 +96,7 @@ complete -c gptpipe -l timeout -x -d 'give a server up after so long without a b
 complete -c gptpipe -l on-error -x -a 'stop skip keep' -d 'when a chunk failed for good: stop, skip or keep (stop)'
 complete -c gptpipe -l max-cost -x -d 'send nothing more once that may cost more than USD'
 complete -c gptpipe -l max-tokens -x -d 'send nothing more once that may use more tokens than N'
+complete -c gptpipe -l batch -d 'by the provider\'s Batch API: half the price, within a day'
 complete -c gptpipe -s i -l in-place -d 'replace each FILE by its result, once all of it succeeded'
 complete -c gptpipe -l backup -x -d 'keep what was replaced, with SUFFIX behind its name'
 complete -c gptpipe -l dry-run -d 'print what would be sent, and send nothing'
@@ -130,6 +131,9 @@ complete -c gptpipe -n '__gptpipe_at word cache 1' -f -a prune -d 'take away wha
 complete -c gptpipe -n '__gptpipe_at word cache 1' -f -a clear -d 'forget everything'
 complete -c gptpipe -n '__gptpipe_at command' -f -a usage -d 'what requests there were, and what they cost'
 complete -c gptpipe -n '__gptpipe_at command' -f -a metrics -d 'the same for Prometheus'
+complete -c gptpipe -n '__gptpipe_at command' -f -a batch -d 'what --batch submitted: tell how far it is, cancel it'
+complete -c gptpipe -n '__gptpipe_at word batch 1' -f -a list -d 'tell the batches, the newest last'
+complete -c gptpipe -n '__gptpipe_at word batch 1' -f -a cancel -d 'have the server cancel a batch'
 complete -c gptpipe -n '__gptpipe_at command' -f -a completions -d 'print what lets a shell complete gptpipe\'s words'
 complete -c gptpipe -n '__gptpipe_at word completions 1' -f -a bash -d 'for bash'
 complete -c gptpipe -n '__gptpipe_at word completions 1' -f -a zsh -d 'for zsh'

@@ -113,6 +113,15 @@ pub enum Error {
         /// Whether running again goes on from there.
         is_remembered: bool,
     },
+    /// A signal asked for the end while a job goes on elsewhere.
+    Left {
+        /// The signal's number.
+        signal: i32,
+        /// What goes on.
+        what: String,
+        /// What to do about it.
+        hint: String,
+    },
     /// The system refused something that every run needs.
     System {
         /// What was tried.
@@ -178,7 +187,9 @@ impl Error {
             Self::Request { status, .. } => *status,
             Self::Output(_) | Self::Replace { .. } => ExitStatus::Output,
             Self::ReaderLeft => ExitStatus::Signal(SIGPIPE),
-            Self::Interrupted { signal, .. } => ExitStatus::Signal(*signal),
+            Self::Interrupted { signal, .. } | Self::Left { signal, .. } => {
+                ExitStatus::Signal(*signal)
+            }
             Self::System { .. } => ExitStatus::Temporary,
         }
     }
@@ -188,6 +199,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Usage { hint, .. } | Self::Request { hint, .. } => hint.clone(),
+            Self::Left { hint, .. } => Some(hint.clone()),
             Self::NotText { looks, .. } => Some(match looks {
                 Looks::Binary => {
                     "a NUL byte is the mark of a binary file; only text can be sent".to_owned()
@@ -261,6 +273,7 @@ impl fmt::Display for Error {
             }
             Self::ReaderLeft => f.write_str("the reader of standard output left"),
             Self::Interrupted { written, .. } => write!(f, "interrupted: {written}"),
+            Self::Left { what, .. } => write!(f, "interrupted: {what}"),
             Self::System { what, source } => write!(f, "cannot {what}: {}", reason(source)),
         }
     }

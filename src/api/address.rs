@@ -72,12 +72,17 @@ pub(super) fn endpoint(base_url: &str, api: Api) -> Result<Url, Error> {
 
 /// Where the list of models is, beside an endpoint.
 pub(super) fn models(endpoint: &Url) -> Url {
+    beside(endpoint, "/models")
+}
+
+/// Another path of the API that an endpoint belongs to.
+pub(super) fn beside(endpoint: &Url, end: &str) -> Url {
     let mut url = endpoint.clone();
     let path = url.path();
     let base = ["/chat/completions", "/responses"]
         .iter()
         .find_map(|end| path.strip_suffix(end));
-    let path = format!("{}/models", base.unwrap_or(path));
+    let path = format!("{}{end}", base.unwrap_or(path));
     url.set_path(&path);
     url
 }

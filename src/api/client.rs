@@ -91,8 +91,8 @@ pub struct Client {
     api: Api,
     end: End,
     pub(super) credentials: Credentials,
-    timeout: Duration,
-    idempotency_header: Option<HeaderName>,
+    pub(super) timeout: Duration,
+    pub(super) idempotency_header: Option<HeaderName>,
 }
 
 /// What both HTTP clients are made of.
@@ -370,7 +370,7 @@ impl Client {
 /// Watches for silence on a connection. It is measured in bytes and not in events: a server that sends
 /// comments while it works is alive.
 #[derive(Debug)]
-struct Silence {
+pub(super) struct Silence {
     timeout: Duration,
     heard: Instant,
     /// Wakes when there may have been silence for long enough. Set anew only then: bytes come far
@@ -379,7 +379,7 @@ struct Silence {
 }
 
 impl Silence {
-    fn new(timeout: Duration) -> Self {
+    pub(super) fn new(timeout: Duration) -> Self {
         Self {
             timeout,
             heard: Instant::now(),
@@ -388,7 +388,10 @@ impl Silence {
     }
 
     /// The next bytes of a body.
-    async fn chunk(&mut self, response: &mut Response) -> Result<Option<Bytes>, Failure> {
+    pub(super) async fn chunk(
+        &mut self,
+        response: &mut Response,
+    ) -> Result<Option<Bytes>, Failure> {
         let chunk = tokio::select! {
             biased;
             chunk = response.chunk() => chunk,

@@ -1,6 +1,7 @@
 //! A chunk and its reply: what is sent, what comes back, what goes wrong.
 
 pub mod address;
+pub mod batch;
 pub mod check;
 pub mod client;
 mod credentials;
@@ -11,6 +12,7 @@ pub mod failure;
 pub mod fault;
 mod http;
 pub mod identity;
+pub mod line;
 mod mould;
 pub mod plain;
 pub mod reply;

@@ -123,6 +123,9 @@ pub const RESERVED: [&str; 5] = ["model", "messages", "input", "instructions", "
 /// Fields that bound a reply; which one, depends on the API and the provider.
 pub const BOUNDS: [&str; 3] = ["max_tokens", "max_completion_tokens", "max_output_tokens"];
 
+/// The field about the stream itself.
+const STREAM_OPTIONS: &str = "stream_options";
+
 /// A request but for its chunk.
 #[derive(Clone, Debug)]
 pub struct Template {
@@ -142,6 +145,19 @@ impl Template {
     /// Writes what the requests have in common.
     #[must_use]
     pub fn new(options: RequestOptions) -> Self {
+        Self::of(options, true)
+    }
+
+    /// The same for requests whose replies come in one piece: without the fields that ask for a
+    /// stream.
+    #[must_use]
+    pub fn unstreamed(mut options: RequestOptions) -> Self {
+        options.wants_usage = false;
+        options.params.retain(|param| param.name != STREAM_OPTIONS);
+        Self::of(options, false)
+    }
+
+    fn of(options: RequestOptions, streams: bool) -> Self {
         let system = system_text(&options);
         let has_system = !system.is_empty();
         let (head, middle) = match options.api {
@@ -179,7 +195,7 @@ impl Template {
         let mut fields: Vec<(String, String)> = Vec::new();
         if options.wants_usage && options.api == Api::Chat {
             fields.push((
-                "stream_options".to_owned(),
+                STREAM_OPTIONS.to_owned(),
                 "{\"include_usage\":true}".to_owned(),
             ));
         }
@@ -193,7 +209,7 @@ impl Template {
                 .into_iter()
                 .map(|param| (param.name, param.json)),
         );
-        let mut tail = "],\"stream\":true".to_owned();
+        let mut tail = if streams { "],\"stream\":true" } else { "]" }.to_owned();
         for (at, (name, json)) in fields.iter().enumerate() {
             if !fields[at + 1..].iter().any(|(later, _)| later == name) {
                 let _ = write!(tail, ",{}:{json}", quoted(name));
@@ -403,6 +419,29 @@ mod tests {
         let content =
             body(options(Api::Chat), "x", "before \"it\"")["messages"][0]["content"].to_string();
         assert!(content.contains("before \\\"it\\\"") && content.contains("background"));
+    }
+
+    #[test]
+    fn what_comes_in_one_piece_is_asked_for_without_a_stream() {
+        let streamed = RequestOptions {
+            wants_usage: true,
+            params: vec![
+                Param {
+                    name: "stream_options".to_owned(),
+                    json: "{}".to_owned(),
+                },
+                Param {
+                    name: "temperature".to_owned(),
+                    json: "0".to_owned(),
+                },
+            ],
+            ..options(Api::Chat)
+        };
+        let mut expected = body(streamed.clone(), "x", "");
+        let fields = expected.as_object_mut().unwrap();
+        assert!(fields.remove("stream").is_some() && fields.remove("stream_options").is_some());
+        let plain = Template::unstreamed(streamed).body("x", "");
+        assert_eq!(serde_json::from_slice::<Value>(&plain).unwrap(), expected);
     }
 
     #[test]

@@ -136,6 +136,10 @@ pub struct Cli {
     #[argh(switch)]
     pub unfence: bool,
 
+    /// by the provider's Batch API: half the price, within a day
+    #[argh(switch)]
+    pub batch: bool,
+
     /// replace each FILE by its result, once all of it succeeded
     #[argh(switch, short = 'i')]
     pub in_place: bool,

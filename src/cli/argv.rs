@@ -17,6 +17,8 @@ use crate::cli::manual;
 use crate::cli::reports::{MetricsCli, UsageCli};
 use crate::error::Error;
 
+pub use crate::cli::action::{BatchAction, CacheAction, Completions, KeyAction};
+
 /// What was typed, sorted.
 #[derive(Debug)]
 pub enum Typed {
@@ -62,6 +64,13 @@ pub enum Typed {
     Usage(UsageCli),
     /// `gptpipe metrics`.
     Metrics(MetricsCli),
+    /// `gptpipe batch`.
+    Batch {
+        /// The options.
+        cli: Box<Cli>,
+        /// What to do.
+        action: BatchAction,
+    },
     /// `gptpipe completions`.
     Completions {
         /// The options.
@@ -69,41 +78,6 @@ pub enum Typed {
         /// What to print.
         what: Completions,
     },
-}
-
-/// What `gptpipe key` does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyAction {
-    /// Tells where the key in use comes from.
-    Show,
-    /// Tells which profiles have one.
-    List,
-    /// Stores another one.
-    Rotate,
-    /// Takes it out of the keyring.
-    Remove,
-}
-
-/// What `gptpipe cache` does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CacheAction {
-    /// Tells what is remembered.
-    Stats,
-    /// Takes away what is old or too much.
-    Prune,
-    /// Takes everything away.
-    Clear,
-}
-
-/// What `gptpipe completions` prints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Completions {
-    /// The script for a shell.
-    Script(Shell),
-    /// The names of all profiles, which the scripts ask for.
-    Profiles,
-    /// The names of a profile's models, likewise.
-    Models,
 }
 
 /// Sorts the arguments after the program's name.
@@ -200,6 +174,24 @@ fn command(name: &str, cli: Box<Cli>, operands: &[OsString]) -> Result<Typed, Er
         "login" => {
             command.word(operands)?;
             Ok(Typed::Login { cli })
+        }
+        "batch" => {
+            let action = match operands {
+                [word, id] if word == "cancel" => {
+                    BatchAction::Cancel(id.to_string_lossy().into_owned())
+                }
+                [word] if word == "cancel" => {
+                    return Err(Error::usage_hint(
+                        "`gptpipe batch cancel` needs the name of a batch",
+                        "`gptpipe batch` tells the names",
+                    ));
+                }
+                operands => {
+                    command.word(operands)?;
+                    BatchAction::List
+                }
+            };
+            Ok(Typed::Batch { cli, action })
         }
         "completions" => {
             // The last two are for the scripts alone.
@@ -532,8 +524,8 @@ mod tests {
                 .contains("is not JSON")
         );
         assert_eq!(
-            refusal(&["-q", "batch"]).1,
-            "to use it as a prompt, write `gptpipe -- batch`"
+            refusal(&["-q", "batch", "stop"]).1,
+            "as a prompt, `batch` goes after `--`, as in `gptpipe -- batch FILE`"
         );
         assert_eq!(
             refusal(&["cache", "notes.txt"]).0,

@@ -36,6 +36,8 @@ pub enum Operand {
     Profile,
     /// Files.
     Files,
+    /// After the last of its words what that is about, of this name.
+    OfLast(&'static str),
 }
 
 /// The words that are commands when they stand first, also where this version has none behind them.
@@ -111,6 +113,17 @@ pub const COMMANDS: &[Command] = &[
         options: Some(|| MetricsCli::get_args_info().flags),
     },
     Command {
+        name: "batch",
+        about: "what --batch submitted: tell how far it is, cancel it",
+        words: &[
+            ("list", "tell the batches, the newest last"),
+            ("cancel", "have the server cancel a batch"),
+        ],
+        needs_word: false,
+        operand: Operand::OfLast("ID"),
+        options: None,
+    },
+    Command {
         name: "completions",
         about: "print what lets a shell complete gptpipe's words",
         words: &[
@@ -138,6 +151,9 @@ impl Command {
             Operand::Nothing => "",
             Operand::Profile => " [PROFILE]",
             Operand::Files => " [FILE...]",
+            Operand::OfLast(name) => {
+                return format!("{}{} {name}]", self.name, words.trim_end_matches(']'));
+            }
         };
         let options = if self.options.is_some() {
             " [OPTIONS]"
@@ -240,6 +256,10 @@ mod tests {
         assert_eq!(
             spelling("cache").as_deref(),
             Some("cache [stats | prune | clear]")
+        );
+        assert_eq!(
+            spelling("batch").as_deref(),
+            Some("batch [list | cancel ID]")
         );
         assert_eq!(
             spelling("completions").as_deref(),

@@ -141,7 +141,7 @@ fn after(command: &Command) -> Vec<(usize, Values)> {
         places.push((1, Values::Words(words.collect())));
     }
     let values = match command.operand {
-        Operand::Nothing => return places,
+        Operand::Nothing | Operand::OfLast(_) => return places,
         Operand::Profile => Values::Profiles,
         Operand::Files => Values::Files,
     };

@@ -45,6 +45,7 @@ pub const GROUPS: [(&str, &[&str]); 7] = [
             "--on-error",
             "--max-cost",
             "--max-tokens",
+            "--batch",
             "--in-place",
             "--backup",
             "--dry-run",

@@ -3,6 +3,7 @@
 //! Nothing here looks at the world; what the words mean on this machine is the
 //! business of [`config`](crate::config).
 
+pub mod action;
 pub mod args;
 pub mod argv;
 pub mod commands;

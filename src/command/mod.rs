@@ -3,6 +3,7 @@
 //! Each gives back what belongs on standard output; whoever calls it writes that, and knows which
 //! words of the command line meant it.
 
+pub mod batch;
 pub mod cache;
 pub mod key;
 #[cfg(feature = "oauth")]

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 
+use crate::api::batch::{BOUNDS, Bounds};
 use crate::api::client::Auth;
 use crate::api::event::{Api, End};
 use crate::api::request::{Param, SchemaMode};
@@ -167,6 +168,9 @@ pub struct ProfileTable {
     /// How the server is asked to keep to a schema.
     #[serde(default, deserialize_with = "schema")]
     pub schema: Option<SchemaMode>,
+    /// What a file of the server's Batch API may hold; none where it has no such API.
+    #[serde(default, deserialize_with = "batch")]
+    pub batch: Option<Option<Bounds>>,
     /// The header that names a request over all its attempts, where the server takes one.
     pub idempotency_header: Option<String>,
     /// Further headers.
@@ -324,6 +328,33 @@ fn schema<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SchemaMod
         "prompt" => Ok(SchemaMode::Prompt),
         _ => Err("takes `native`, `object` or `prompt`".to_owned()),
     })
+}
+
+/// Whether there is a Batch API, or the bounds of its files.
+#[expect(clippy::option_option, reason = "not said, none, or these")]
+fn batch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Bounds>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Typed {
+        Switch(bool),
+        Table {
+            requests: Option<NonZeroUsize>,
+            bytes: Option<String>,
+        },
+    }
+    const TAKES: &str = "takes true, false or { requests = 50000, bytes = \"200MB\" }";
+    match Typed::deserialize(deserializer) {
+        Ok(Typed::Switch(has)) => Ok(Some(has.then_some(BOUNDS))),
+        Ok(Typed::Table { requests, bytes }) => {
+            let bytes = bytes.map(|bytes| parse_size(&bytes)).transpose();
+            let bytes = bytes.map_err(de::Error::custom)?;
+            Ok(Some(Some(Bounds {
+                requests: requests.map_or(BOUNDS.requests, NonZeroUsize::get),
+                bytes: bytes.unwrap_or(BOUNDS.bytes),
+            })))
+        }
+        Err(_) => Err(de::Error::custom(TAKES)),
+    }
 }
 
 #[cfg(not(feature = "oauth"))]

@@ -45,6 +45,13 @@ fn state_folder() -> Option<PathBuf> {
     Some(folder.join("gptpipe"))
 }
 
+/// The record of what was handed to providers in batches, if this user has a home; it need not
+/// exist.
+#[must_use]
+pub fn batch_file() -> Option<PathBuf> {
+    Some(state_file()?.with_file_name("batch.db"))
+}
+
 /// The folder of what completions are to know, if this user has a home; it need not exist.
 #[must_use]
 pub fn models_folder() -> Option<PathBuf> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::api::address::origin;
+use crate::api::batch::{BOUNDS, Bounds};
 use crate::api::client::Auth;
 use crate::api::event::{Api, End};
 use crate::api::request::{Param, SchemaMode};
@@ -35,6 +36,9 @@ enum Address {
     /// A variable that has host and port as Ollama writes them, or else this one.
     Host(&'static str, &'static str),
 }
+
+/// Those with a Batch API of the form and with the bounds of `OpenAI`'s, at half the price.
+pub const BATCH: [&str; 2] = [DEFAULT, "groq"];
 
 /// A line of the table.
 #[derive(Clone, Copy, Debug)]
@@ -217,6 +221,8 @@ pub struct Profile {
     pub usage: bool,
     /// How the server is asked to keep to a schema.
     pub schema: SchemaMode,
+    /// What a file of its Batch API may hold, if it has one as `OpenAI`'s.
+    pub batch: Option<Bounds>,
     /// The header that names a request over all its attempts. No provider of the table documents one
     /// for its replies, but gateways do.
     pub idempotency_header: Option<String>,
@@ -263,6 +269,7 @@ pub fn find(
         end: End::FinishReason,
         usage: line.usage,
         schema: line.schema,
+        batch: BATCH.contains(&line.name).then_some(BOUNDS),
         idempotency_header: None,
         headers: Vec::new(),
         params: Vec::new(),
@@ -296,6 +303,7 @@ pub fn find(
         profile.end = table.end.unwrap_or(profile.end);
         profile.schema = table.schema.unwrap_or(profile.schema);
         profile.usage = table.usage.unwrap_or(profile.usage);
+        profile.batch = table.batch.unwrap_or(profile.batch);
         profile
             .idempotency_header
             .clone_from(&table.idempotency_header);

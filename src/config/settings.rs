@@ -7,6 +7,7 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
+use crate::api::batch::Bounds;
 use crate::api::event::Api;
 use crate::api::request::Param;
 use crate::cli::args::Cli;
@@ -37,6 +38,9 @@ const RETRIES: u32 = 5;
 
 /// How old a remembered reply may be, where nobody says otherwise.
 const CACHE_TTL: Duration = Duration::from_hours(24);
+
+/// The same for a run by batch, which can take days: its first replies have to last until its last.
+const BATCH_TTL: Duration = Duration::from_hours(7 * 24);
 
 /// How large the cache may become in bytes, where nobody says otherwise.
 const CACHE_SIZE: u64 = 1 << 30;
@@ -104,6 +108,8 @@ pub struct Config {
     pub in_place: Option<Option<String>>,
     /// Whether nothing is sent and the plan is written instead.
     pub is_dry_run: bool,
+    /// What a file of requests may hold, where these go by the provider's Batch API.
+    pub batch: Option<Bounds>,
     /// What a reply is written as.
     pub format: Format,
     /// Whether only the inside of a reply's code fence is wanted.
@@ -129,7 +135,10 @@ pub fn cache(cli: &Cli, file: &File) -> CacheConfig {
     CacheConfig {
         is_enabled: !cli.no_cache && (is_wanted || table.enabled.unwrap_or(true)),
         file: cli.cache.clone().or_else(|| table.file.clone()),
-        ttl: cli.cache_ttl.or(table.ttl).unwrap_or(CACHE_TTL),
+        ttl: cli
+            .cache_ttl
+            .or(table.ttl)
+            .unwrap_or(if cli.batch { BATCH_TTL } else { CACHE_TTL }),
         max_bytes: table.max_size.unwrap_or(CACHE_SIZE),
         is_refresh: cli.refresh,
         is_only: cli.cache_only,
@@ -149,6 +158,76 @@ pub fn models(
     let profile = profile::find(&name, &file.profiles, environment)?;
     let named = [environment("GPTPIPE_MODEL"), file.model, profile.model];
     Ok((name, named.into_iter().flatten().collect()))
+}
+
+/// The bounds of a batch's files, if batches are asked for.
+///
+/// # Errors
+/// [`Error::Usage`] for what does not go with them.
+fn batch(cli: &Cli, cache: &CacheConfig, provider: &Provider) -> Result<Option<Bounds>, Error> {
+    if !cli.batch {
+        return Ok(None);
+    }
+    let other = [
+        (cli.live, "--live", "replies come all together, hours later"),
+        (
+            cli.flush_after.is_some(),
+            "--flush-after",
+            "the input is read to its end first",
+        ),
+        (cli.cache_only, "--cache-only", "nothing would be sent"),
+        (
+            cli.no_cache,
+            "--no-cache",
+            "what a batch brings is found in the cache",
+        ),
+        (cli.demo, "--demo", "the demo has no Batch API"),
+    ];
+    if let Some((_, other, why)) = other.iter().find(|(is_given, ..)| *is_given) {
+        return Err(Error::usage_hint(
+            format!("`--batch` and `{other}` exclude each other: {why}"),
+            "leave out one of them",
+        ));
+    }
+    if !cache.is_enabled || cache.file.as_deref() == Some(":memory:") {
+        return Err(Error::usage_hint(
+            "`--batch` needs a cache that lasts: what a batch brings is found there",
+            "name a file with `--cache`",
+        ));
+    }
+    let profile = &provider.profile;
+    if profile.batch.is_none() {
+        return Err(Error::usage_hint(
+            format!(
+                "the profile `{}` has no Batch API as OpenAI's",
+                profile.name
+            ),
+            "openai and groq have one; for another server that has, put `batch = true` \
+             into its profile",
+        ));
+    }
+    Ok(profile.batch)
+}
+
+/// Refuses what does not go with `--in-place`.
+fn in_place(cli: &Cli) -> Result<(), Error> {
+    if cli.backup.is_some() && !cli.in_place {
+        return Err(Error::usage_hint(
+            "`--backup` is for what `--in-place` replaces",
+            "give both, or neither",
+        ));
+    }
+    let other = [
+        (cli.reduce.is_some(), "--reduce"),
+        (cli.format == Some(Format::Jsonl), "--format jsonl"),
+    ];
+    if let Some((_, other)) = other.iter().find(|(is_given, _)| cli.in_place && *is_given) {
+        return Err(Error::usage_hint(
+            format!("`--in-place` and `{other}` exclude each other"),
+            "leave out one of them",
+        ));
+    }
+    Ok(())
 }
 
 /// Freezes the settings.
@@ -171,7 +250,14 @@ pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Con
     }
     let cache = cache(&cli, &file);
     let mut spending = spending::settle(&cli, &file.ledger, &file.budget);
-    let mut provider = provider::resolve(cli.profile, cli.base_url, environment, &file)?;
+    let mut provider = provider::resolve(
+        cli.profile.clone(),
+        cli.base_url.clone(),
+        environment,
+        &file,
+    )?;
+    let batch = batch(&cli, &cache, &provider)?;
+    in_place(&cli)?;
     let model = cli
         .model
         .or_else(|| environment("GPTPIPE_MODEL"))
@@ -197,22 +283,6 @@ pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Con
     {
         return Err(Error::usage("the prompt of `--reduce` is empty"));
     }
-    if cli.backup.is_some() && !cli.in_place {
-        return Err(Error::usage_hint(
-            "`--backup` is for what `--in-place` replaces",
-            "give both, or neither",
-        ));
-    }
-    let other = [
-        (cli.reduce.is_some(), "--reduce"),
-        (cli.format == Some(Format::Jsonl), "--format jsonl"),
-    ];
-    if let Some((_, other)) = other.iter().find(|(is_given, _)| cli.in_place && *is_given) {
-        return Err(Error::usage_hint(
-            format!("`--in-place` and `{other}` exclude each other"),
-            "leave out one of them",
-        ));
-    }
     let is_json = cli.schema.is_some();
     let format = cli.format.unwrap_or(Format::Text);
     let is_live = match (cli.live, cli.whole) {
@@ -236,7 +306,11 @@ pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Con
             .unwrap_or(NonZeroUsize::MIN),
         by: cli.by.or(file.by).unwrap_or(By::Sentence),
         context: cli.context.or(file.context).unwrap_or(0),
-        flush_after: cli.flush_after.or(file.flush_after),
+        // What is read to its end first has no pauses.
+        flush_after: cli
+            .flush_after
+            .or(file.flush_after)
+            .filter(|_| batch.is_none()),
         jobs: cli.jobs.or(file.jobs).unwrap_or(JOBS),
         timeout: cli.timeout.or(file.timeout).unwrap_or(TIMEOUT),
         limits: Limits {
@@ -251,6 +325,7 @@ pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Con
         schema: cli.schema,
         in_place: cli.in_place.then_some(cli.backup),
         is_dry_run: cli.dry_run,
+        batch,
         format,
         unfences: cli.unfence,
         join: cli.join.or(file.join),

@@ -14,6 +14,7 @@ mod pretoken;
 pub mod reader;
 mod segment;
 pub mod sentence;
+pub mod spool;
 pub mod token;
 mod vocabulary;
 mod word;

@@ -31,12 +31,12 @@ const HELD_OPEN: usize = 64;
 /// Where text comes from.
 #[derive(Debug)]
 pub struct Source {
-    name: Arc<str>,
-    from: From,
+    pub(super) name: Arc<str>,
+    pub(super) from: From,
 }
 
 #[derive(Debug)]
-enum From {
+pub(super) enum From {
     Stdin,
     Open(File),
     Path(OsString),

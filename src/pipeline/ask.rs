@@ -33,6 +33,7 @@ use crate::pipeline::recall::{Halves, Recall, join};
 use crate::pipeline::room::Share;
 use crate::pipeline::tariff::Tariff;
 use crate::pipeline::task::{Live, Outcome};
+use crate::pipeline::verdicts::Verdicts;
 use crate::report::log::Book;
 use crate::report::message::Messages;
 use crate::store::cache::{Entry, Key};
@@ -78,6 +79,8 @@ pub struct Asker {
     pub book: Book,
     /// Standard error.
     pub messages: Messages,
+    /// What batches said already; none without `--batch`.
+    pub verdicts: Option<Arc<Verdicts>>,
     /// Whether the user was told that requests fail and are sent again.
     pub has_told: Arc<AtomicBool>,
     /// How to go about it.
@@ -206,7 +209,15 @@ impl Asking<'_> {
             if self.asker.options.is_cache_only {
                 return Err(Failure::new(Kind::NotCached, ""));
             }
-            let mut failure = match self.attempts(&key, text, context, trim).await {
+            let keeps_cut = self.asker.options.keeps_cut;
+            let verdicts = self.asker.verdicts.as_ref();
+            let said = verdicts.and_then(|verdicts| verdicts.answer(&key, keeps_cut));
+            self.attempts += u32::from(said.is_some());
+            let result = match said {
+                Some(result) => result,
+                None => self.attempts(&key, text, context, trim).await,
+            };
+            let mut failure = match result {
                 Ok(reply) => {
                     if matches!(reply.finish, Finish::Stop | Finish::Done) {
                         self.remember(key, Entry::Reply(reply.clone())).await;

@@ -33,7 +33,18 @@ pub(super) fn check_input(
     let mut counter = counter.lock().unwrap_or_else(PoisonError::into_inner);
     let tokens: usize = sent.iter().map(|text| counter.count(text)).sum();
     drop(counter);
-    if tokens < COUNTED || read >= tokens.div_ceil(2) {
+    check_count(reply, tokens)
+}
+
+/// The same, where the tokens of what was sent are known.
+///
+/// # Errors
+/// The same.
+pub(super) fn check_count(reply: Reply, tokens: usize) -> Result<Reply, Failure> {
+    let usage = reply.usage.unwrap_or_default();
+    let read = usage.prompt_tokens.saturating_add(usage.cached_tokens);
+    let read = usize::try_from(read).unwrap_or(usize::MAX);
+    if read == 0 || tokens < COUNTED || read >= tokens.div_ceil(2) {
         return Ok(reply);
     }
     let message = format!("it counted {read} of about {tokens} tokens");

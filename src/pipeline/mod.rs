@@ -2,8 +2,11 @@
 
 pub mod ask;
 mod asked;
+pub mod batch;
+mod collect;
 mod dropped;
 pub mod found;
+mod gather;
 pub mod map;
 mod mend;
 mod pace;
@@ -17,3 +20,5 @@ pub mod tally;
 pub mod tariff;
 mod task;
 mod tell;
+pub mod verdicts;
+mod watch;

@@ -21,6 +21,12 @@ impl Asker {
         if !self.budget.is_any() {
             return Ok(None);
         }
+        let (least, most) = self.amounts(tokens);
+        self.leave_for(least, most, "a request").await.map(Some)
+    }
+
+    /// The least and the most that a request with a prompt of so many tokens can come to.
+    pub(super) fn amounts(&self, tokens: u32) -> (Amount, Amount) {
         let prompt_tokens = u64::from(tokens) + AROUND;
         let least = Usage {
             prompt_tokens,
@@ -30,7 +36,16 @@ impl Asker {
             completion_tokens: self.tariff.output(prompt_tokens),
             ..least
         };
-        let (least, most) = (self.tariff.amount(least), self.tariff.amount(most));
+        (self.tariff.amount(least), self.tariff.amount(most))
+    }
+
+    /// Waits for leave to spend so much on something.
+    pub(super) async fn leave_for(
+        &self,
+        least: Amount,
+        most: Amount,
+        on: &str,
+    ) -> Result<Leave, Failure> {
         let mut reserve = std::pin::pin!(self.budget.reserve(least, most));
         let soon = tokio::time::timeout(PATIENCE, &mut reserve).await;
         let leave = if let Ok(leave) = soon {
@@ -43,7 +58,7 @@ impl Asker {
             }
             reserve.await
         };
-        leave.map(Some).map_err(|refused| refusal(&refused, most))
+        leave.map_err(|refused| refusal(&refused, most, on))
     }
 
     /// What a request came to: as the server counted, or else as it is counted here.
@@ -86,8 +101,8 @@ fn is_unsent(kind: Kind) -> bool {
 }
 
 /// The end of the run: every further request would be refused too.
-fn refusal(refused: &Refused, most: Amount) -> Failure {
-    let next = format!("a request may cost up to {}", dollars(most.cost));
+fn refusal(refused: &Refused, most: Amount, on: &str) -> Failure {
+    let next = format!("{on} may cost up to {}", dollars(most.cost));
     let (words, what) = match refused {
         Refused::Cost(max, spent) => (
             format!(
@@ -99,7 +114,7 @@ fn refusal(refused: &Refused, most: Amount) -> Failure {
         ),
         Refused::Tokens(max, spent) => (
             format!(
-                "--max-tokens {max}: {spent} are used, and a request may use up to {}",
+                "--max-tokens {max}: {spent} are used, and {on} may use up to {}",
                 most.tokens
             ),
             "a larger --max-tokens",

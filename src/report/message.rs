@@ -31,6 +31,13 @@ impl Messages {
         }
     }
 
+    /// How far a long wait is.
+    pub fn tell(&self, text: &str) {
+        if !self.is_quiet {
+            self.curtain.suspend(|| print("", text));
+        }
+    }
+
     /// Something that `-v` asks to be told.
     pub fn note(&self, text: &str) {
         if self.is_verbose {
@@ -103,7 +110,7 @@ pub fn error(error: &Error) {
     if matches!(error, Error::ReaderLeft) {
         return;
     }
-    let prefix = if matches!(error, Error::Interrupted { .. }) {
+    let prefix = if matches!(error, Error::Interrupted { .. } | Error::Left { .. }) {
         ""
     } else {
         "error: "

@@ -39,6 +39,22 @@ impl Price {
         row(model).or_else(|| row(without_date(model)?))
     }
 
+    /// The price of the same by a Batch API: half of everything (`OpenAI`'s and Groq's pages on
+    /// batches, November 2026).
+    #[must_use]
+    pub fn by_batch(&self) -> Self {
+        let half = |price: Option<f64>| price.map(|price| price / 2.0);
+        Self {
+            input: self.input / 2.0,
+            cached_input: half(self.cached_input),
+            output: self.output / 2.0,
+            long_input: half(self.long_input),
+            long_cached_input: half(self.long_cached_input),
+            long_output: half(self.long_output),
+            ..*self
+        }
+    }
+
     /// What a request cost, in billionths of a US dollar.
     #[must_use]
     pub fn cost(&self, usage: Usage) -> i64 {

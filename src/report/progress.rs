@@ -135,22 +135,10 @@ impl Progress {
 
     /// Tells how far the run is.
     pub fn update(&mut self, snapshot: Snapshot) {
+        self.look();
         match &mut self.shown {
             Shown::Nothing => {}
-            Shown::Bar {
-                bar,
-                is_drawn,
-                next_look,
-            } => {
-                let now = Instant::now();
-                if now >= *next_look {
-                    *next_look = now + LOOK_EVERY;
-                    let may_draw = neighbours::may_draw();
-                    if *is_drawn != may_draw {
-                        draw(bar, may_draw);
-                    }
-                    *is_drawn = may_draw;
-                }
+            Shown::Bar { bar, is_drawn, .. } => {
                 if !*is_drawn {
                     return;
                 }
@@ -173,6 +161,40 @@ impl Progress {
                     );
                 }
             }
+        }
+    }
+
+    /// Tells in words how far something is that is no matter of chunks; only where a line is drawn.
+    pub fn say(&mut self, text: &str) {
+        self.look();
+        if let Shown::Bar {
+            bar,
+            is_drawn: true,
+            ..
+        } = &self.shown
+        {
+            bar.set_message(text.to_owned());
+        }
+    }
+
+    /// Looks now and then whether the line may be drawn.
+    fn look(&mut self) {
+        let Shown::Bar {
+            bar,
+            is_drawn,
+            next_look,
+        } = &mut self.shown
+        else {
+            return;
+        };
+        let now = Instant::now();
+        if now >= *next_look {
+            *next_look = now + LOOK_EVERY;
+            let may_draw = neighbours::may_draw();
+            if *is_drawn != may_draw {
+                draw(bar, may_draw);
+            }
+            *is_drawn = may_draw;
         }
     }
 

@@ -4,29 +4,32 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 
 use crate::api::address::is_exposed;
 use crate::api::identity::Identity;
-use crate::api::request::{FRAMING, Template};
+use crate::api::request::Template;
 use crate::cli::args::Cli;
 use crate::config::settings::{self, Config};
 use crate::config::{file, paths};
-use crate::demo::{self, DemoServer, Pace};
+use crate::demo::{self, DemoServer};
 use crate::error::{Error, ExitStatus};
 use crate::input::chunk::By;
 use crate::input::token::{Encoding, TokenCounter};
+use crate::limit::budget::Budget;
 use crate::pipeline::recall::Recall;
 use crate::pipeline::reorder::OnError;
 use crate::pipeline::tally::Tally;
 use crate::pipeline::tariff::Tariff;
+use crate::pipeline::verdicts::Verdicts;
+use crate::report::log::Book;
 use crate::report::message::Messages;
 use crate::report::price::dollars;
 use crate::report::progress::{Progress, Screen};
+use crate::run::batch::Batch;
 use crate::run::job::Job;
-use crate::run::parts::{asker, merger, open_cache, pieces, whom};
+use crate::run::parts::{Memory, asker, join, merger, open_cache, pieces, start_demo, whom};
 use crate::run::plan::Plan;
-use crate::run::record::{budget, open_book, write_metrics};
+use crate::run::record::{budget, by_batch, open_book, write_metrics};
 use crate::run::runtime;
 use crate::run::task::{Task, task};
 
@@ -101,11 +104,7 @@ async fn ask(
     screen: Screen,
 ) -> Result<ExitStatus, Error> {
     let mut progress = Progress::new(config.progress, config.is_quiet, screen);
-    let messages = Messages {
-        curtain: progress.curtain(),
-        is_quiet: config.is_quiet,
-        is_verbose: config.is_verbose,
-    };
+    let messages = messages(&config, &progress);
     let demo = if is_demo {
         Some(start_demo(config.system.as_deref(), &messages).await?)
     } else {
@@ -121,14 +120,14 @@ async fn ask(
     let replaced = std::mem::take(&mut task.replaced);
     let (schema, is_prompt_alone) = (task.schema.clone(), task.sources.is_none());
     // The demo's address is another one each time.
-    let url = if is_demo { "demo" } else { client.url() };
+    let url = if is_demo { "demo" } else { client.url() }.to_owned();
     let recall = Recall {
-        identity: Identity::new(url, &request),
+        identity: Identity::new(&url, &request),
         cache: memory.cache.clone(),
     };
-    let (pieces, cutters) = pieces(&config, task, encoding, recall.clone())?;
     let (budget, tariff) = budget(&config, is_demo)?;
     if config.is_dry_run {
+        let (pieces, cutters) = pieces(&config, task.sources, task.prompt, encoding, recall)?;
         let template = Template::new(request);
         let plan = Plan {
             format: config.format,
@@ -136,7 +135,7 @@ async fn ask(
             host: &client.host(),
             model: &config.model,
             counter: TokenCounter::new(encoding),
-            tariff: &tariff,
+            tariff: &by_batch(&config, &tariff),
             is_remembered: memory.cache.is_some(),
             is_reduced: config.reduce.is_some(),
             is_terminal: screen.is_stdout_terminal,
@@ -144,21 +143,43 @@ async fn ask(
         plan.write(pieces).await?;
         return join(cutters).map(|()| ExitStatus::Success);
     }
-    let url = url.to_owned();
     let book = open_book(&config, &client, is_demo)?;
     let mut asker = asker(
         &config,
         client,
         request.clone(),
-        recall,
+        recall.clone(),
         encoding,
         schema,
         &messages,
     );
     asker.book = book.clone();
     (asker.budget, asker.tariff) = (Arc::new(budget), tariff.clone());
-    let budget = Arc::clone(&asker.budget);
-    let merger = merger(&config, &asker, &url, request);
+    let merger = merger(&config, &asker, &url, request.clone());
+    let verdicts = Arc::default();
+    let batch = Batch {
+        config: &config,
+        encoding,
+        request,
+        verdicts: Arc::clone(&verdicts),
+        lasts: memory.lasts,
+    };
+    let records = Records {
+        config: &config,
+        memory: &memory,
+        budget: Arc::clone(&asker.budget),
+        book,
+        verdicts,
+        messages: &messages,
+    };
+    let asker = match batch.run(asker, &mut task, &mut progress).await {
+        Ok(asker) => asker,
+        Err(error) => {
+            records.close(&Tally::default()).await;
+            return Err(error);
+        }
+    };
+    let (pieces, cutters) = pieces(&config, task.sources, task.prompt, encoding, recall)?;
     let job = Job {
         is_line: merger.is_some() || asker.schema.is_some() || is_prompt_alone,
         is_by_line: config.by == By::Line && merger.is_none(),
@@ -171,13 +192,7 @@ async fn ask(
     };
     let mut tally = Tally::default();
     let ended = Box::pin(job.run(pieces, &mut progress, &mut tally)).await;
-    memory.finish(&messages).await;
-    budget.finish().await;
-    book.finish(tally.cached, tally.saved);
-    write_metrics(&config, &messages);
-    if let Some(trouble) = book.take_trouble() {
-        messages.warning(&trouble);
-    }
+    records.close(&tally).await;
     if ended.is_ok() {
         join(cutters)?;
     }
@@ -187,30 +202,50 @@ async fn ask(
         let remark = remark_if_empty.take_if(|_| ended.is_ok());
         summarize(&tally, &tariff, config.on_error, is_rest, remark, &messages);
     }
-    if let Err(error) = ended {
-        return Err(if memory.lasts && tally.written > 0 {
-            error.with_rest()
-        } else {
-            error
-        });
-    }
-    Ok(if tally.cut + tally.failures + tally.left > 0 {
-        ExitStatus::Incomplete
-    } else {
-        ExitStatus::Success
-    })
+    conclude(ended, &tally, memory.lasts)
 }
 
-/// Waits for the threads that read. One that broke off looks like the end of input; a short output
-/// must not pass for a whole one.
-fn join(cutters: Vec<JoinHandle<()>>) -> Result<(), Error> {
-    if cutters.into_iter().any(|cutter| cutter.join().is_err()) {
-        return Err(Error::System {
-            what: "read to the end",
-            source: io::Error::other("the thread that cuts the input broke off"),
-        });
+fn messages(config: &Config, progress: &Progress) -> Messages {
+    Messages {
+        curtain: progress.curtain(),
+        is_quiet: config.is_quiet,
+        is_verbose: config.is_verbose,
     }
-    Ok(())
+}
+
+/// How the run ended, as an exit status. `lasts` says whether what was answered is remembered.
+fn conclude(ended: Result<(), Error>, tally: &Tally, lasts: bool) -> Result<ExitStatus, Error> {
+    match ended {
+        Err(error) if lasts && tally.written > 0 => Err(error.with_rest()),
+        Err(error) => Err(error),
+        Ok(()) if tally.cut + tally.failures + tally.left > 0 => Ok(ExitStatus::Incomplete),
+        Ok(()) => Ok(ExitStatus::Success),
+    }
+}
+
+/// What is kept of a run besides its output.
+struct Records<'a> {
+    config: &'a Config,
+    memory: &'a Memory,
+    budget: Arc<Budget>,
+    book: Book,
+    verdicts: Arc<Verdicts>,
+    messages: &'a Messages,
+}
+
+impl Records<'_> {
+    /// Waits until all of it is where it belongs.
+    async fn close(&self, tally: &Tally) {
+        self.memory.finish(self.messages).await;
+        self.budget.finish().await;
+        let (brought, usage) = self.verdicts.brought();
+        let cached = tally.cached.saturating_sub(brought);
+        self.book.finish(cached, tally.saved.without(usage));
+        write_metrics(self.config, self.messages);
+        if let Some(trouble) = self.book.take_trouble() {
+            self.messages.warning(&trouble);
+        }
+    }
 }
 
 /// Says with `-v` whom is asked; gives the vocabulary that tokens are counted by.
@@ -303,16 +338,4 @@ fn summarize(
         &lines,
         hint,
     );
-}
-
-async fn start_demo(system: Option<&str>, messages: &Messages) -> Result<DemoServer, Error> {
-    messages.warning(
-        "--demo: a small program on this machine picks the main sentences; it is no language model",
-    );
-    demo::start(system.unwrap_or(FRAMING), Pace::believable())
-        .await
-        .map_err(|source| Error::System {
-            what: "start the demo server",
-            source,
-        })
 }

@@ -1,6 +1,8 @@
 //! From the arguments to an exit status: the rooms are put together here, and
 //! nowhere else.
 
+mod batch;
+mod batches;
 mod filter;
 mod job;
 mod keys;
@@ -81,6 +83,7 @@ fn dispatch(typed: Typed) -> Result<ExitStatus, Error> {
         Typed::Key { cli, action } => keys::key(&cli, action),
         #[cfg(feature = "oauth")]
         Typed::Login { cli } => login::login(&cli),
+        Typed::Batch { cli, action } => batches::batch(&cli, action),
         Typed::Completions { cli, what } => completions(*cli, what),
     }
 }

@@ -11,14 +11,16 @@ use tokio::sync::mpsc;
 use crate::api::client::{Auth, Client, ClientOptions};
 use crate::api::event::Api;
 use crate::api::identity::Identity;
-use crate::api::request::{BOUNDS, MERGING, RESERVED, RequestOptions, SchemaRequest, Template};
+use crate::api::request::{
+    BOUNDS, FRAMING, MERGING, RESERVED, RequestOptions, SchemaRequest, Template,
+};
 use crate::config::paths;
 use crate::config::profile::Profile;
 use crate::config::settings::Config;
-use crate::demo::DemoServer;
+use crate::demo::{self, DemoServer, Pace};
 use crate::error::Error;
 use crate::input::chunk::{By, Chunk, ChunkerOptions};
-use crate::input::reader::{self, Piece};
+use crate::input::reader::{self, Piece, Source};
 use crate::input::token::{Encoding, TokenCounter};
 use crate::limit::pacer::Pacer;
 use crate::output::schema::Schema;
@@ -145,6 +147,7 @@ pub(super) fn asker(
         tariff: Tariff::default(),
         book: Book::default(),
         messages: messages.clone(),
+        verdicts: None,
         has_told: Arc::default(),
         options,
     }
@@ -168,6 +171,7 @@ pub(super) fn merger(
             cache: asker.recall.cache.clone(),
         },
         template: Template::new(request),
+        verdicts: None,
         ..asker.clone()
     })
 }
@@ -292,7 +296,8 @@ const READ_AHEAD: usize = 2;
 /// Starts the threads that read and cut, and look up what was cut; without input there are none.
 pub(super) fn pieces(
     config: &Config,
-    task: Task,
+    sources: Option<Vec<Source>>,
+    prompt: String,
     encoding: Encoding,
     recall: Recall,
 ) -> Result<(Pieces, Vec<JoinHandle<()>>), Error> {
@@ -302,8 +307,8 @@ pub(super) fn pieces(
         By::Sentence => (CUT_AHEAD / config.chunk_tokens.get()).clamp(2, 64),
     };
     let (sender, receiver) = mpsc::channel(ahead);
-    let Some(sources) = task.sources else {
-        let alone = single("the request", task.prompt, &recall);
+    let Some(sources) = sources else {
+        let alone = single("the request", prompt, &recall);
         return Ok((alone, Vec::new()));
     };
     let options = ChunkerOptions {
@@ -339,12 +344,40 @@ pub(super) fn pieces(
     Ok((receiver, vec![cutter, finder]))
 }
 
+/// Waits for the threads that read. One that broke off looks like the end of input; a short output
+/// must not pass for a whole one.
+pub(super) fn join(cutters: Vec<JoinHandle<()>>) -> Result<(), Error> {
+    if cutters.into_iter().any(|cutter| cutter.join().is_err()) {
+        return Err(Error::System {
+            what: "read to the end",
+            source: io::Error::other("the thread that cuts the input broke off"),
+        });
+    }
+    Ok(())
+}
+
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
     thread::Builder::new()
         .name(name.to_owned())
         .spawn(work)
         .map_err(|source| Error::System {
             what: "start a thread",
+            source,
+        })
+}
+
+/// Starts the demo, and says so.
+pub(super) async fn start_demo(
+    system: Option<&str>,
+    messages: &Messages,
+) -> Result<DemoServer, Error> {
+    messages.warning(
+        "--demo: a small program on this machine picks the main sentences; it is no language model",
+    );
+    demo::start(system.unwrap_or(FRAMING), Pace::believable())
+        .await
+        .map_err(|source| Error::System {
+            what: "start the demo server",
             source,
         })
 }

@@ -7,6 +7,7 @@ use crate::api::client::Client;
 use crate::api::request::BOUNDS;
 use crate::command::metrics;
 use crate::config::paths;
+use crate::config::profile::BATCH;
 use crate::config::settings::Config;
 use crate::error::Error;
 use crate::limit::budget::{Budget, BudgetOptions};
@@ -69,6 +70,15 @@ pub(super) fn budget(config: &Config, is_demo: bool) -> Result<(Budget, Tariff),
     Ok((budget, tariff))
 }
 
+/// What requests cost that may go by batch.
+pub(super) fn by_batch(config: &Config, tariff: &Tariff) -> Tariff {
+    let mut tariff = tariff.clone();
+    if config.batch.is_some() && BATCH.contains(&config.provider.profile.name.as_str()) {
+        tariff.price = tariff.price.map(|price| price.by_batch());
+    }
+    tariff
+}
+
 fn ledger_paths() -> Option<(PathBuf, PathBuf)> {
     Some((paths::ledger_file()?, paths::journal_folder()?))
 }
@@ -80,6 +90,29 @@ pub(super) fn write_metrics(config: &Config, messages: &Messages) {
         && let Err(words) = metrics::replace(file, place)
     {
         messages.warning(&words);
+    }
+}
+
+/// Opens the record of what is submitted in batches, at a price of its own.
+pub(super) fn open_batch_book(
+    config: &Config,
+    client: &Client,
+    price: Option<Price>,
+) -> Result<Book, Error> {
+    let spending = &config.spending;
+    let run = run(config, client);
+    Book::open(run, price, spending.ledger.clone(), spending.log.as_deref())
+}
+
+fn run(config: &Config, client: &Client) -> Run {
+    Run {
+        name: format!("{:016x}", fastrand::u64(..)),
+        time: now(),
+        host: client.host(),
+        profile: config.provider.profile.name.clone(),
+        model: config.model.clone(),
+        // Which key it is is known only once one is needed.
+        key: None,
     }
 }
 
@@ -99,32 +132,14 @@ pub(super) fn open_book(config: &Config, client: &Client, is_demo: bool) -> Resu
             "`--metrics`: there is no folder `{folder}`"
         )));
     }
-    let name = format!("{:016x}", fastrand::u64(..));
-    let time = now();
-    // Which key it is is known only once one is needed.
-    let key = None;
-    let (run, price) = if is_demo {
+    let mut run = run(config, client);
+    let mut price = spending.price.clone();
+    if is_demo {
         // It is on another port each time, and costs nothing.
-        let demo = || "demo".to_owned();
-        let run = Run {
-            name,
-            time,
-            host: demo(),
-            profile: demo(),
-            model: demo(),
-            key,
-        };
-        (run, Some(Price::default()))
-    } else {
-        let run = Run {
-            name,
-            time,
-            host: client.host(),
-            profile: config.provider.profile.name.clone(),
-            model: config.model.clone(),
-            key,
-        };
-        (run, spending.price.clone())
-    };
+        for name in [&mut run.host, &mut run.profile, &mut run.model] {
+            "demo".clone_into(name);
+        }
+        price = Some(Price::default());
+    }
     Book::open(run, price, spending.ledger.clone(), spending.log.as_deref())
 }

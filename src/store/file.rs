@@ -182,6 +182,11 @@ pub(super) fn lock(path: &Path) -> Option<FolderLock> {
     }
 }
 
+/// Whether both are of one file.
+pub(super) fn is_same(one: &Metadata, other: &Metadata) -> bool {
+    identity(one) == identity(other)
+}
+
 #[cfg(unix)]
 fn identity(metadata: &Metadata) -> Identity {
     use std::os::unix::fs::MetadataExt as _;

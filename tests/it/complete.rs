@@ -49,6 +49,7 @@ const CASES: &[Case] = &[
     (
         "gptpipe ",
         &[
+            "batch",
             "cache",
             "completions",
             "key",

@@ -7,12 +7,14 @@
 mod bus; // a D-Bus of the test's own, with the keyring on it
 mod harness; // runs the binary and judges how it ended; seeds and folders of a test
 mod oidc; // a real OAuth 2.0 provider on loopback
+mod provider; // a provider with a Batch API on loopback
 mod proxy; // HTTP and SOCKS proxies on loopback
 mod server; // a scripted OpenAI-compatible server on loopback, with every fault a real one has
 mod ssh; // hosts with a real sshd on loopback
 mod tls; // certificates of an authority that lives for one test
 
 mod api; // what is sent, what is understood: bodies of both APIs, recorded answers, connections
+mod batch; // --batch: chunks by the Batch API, submitted once whatever happens
 mod budget; // what may be spent, by one process or by many
 mod cache; // what is remembered: hits, misses, damage, processes side by side
 mod canary; // a key that is known, looked for in everything that a run leaves behind
