@@ -105,6 +105,11 @@ fn each_file_is_done_and_its_reply_stands_beside_it() {
     assert_eq!(spool.read("done/a.txt.out"), "one");
     assert_eq!(spool.read("done/b c.txt"), "two");
 
+    // What is said of a file that is done, such as a warning, goes to the journal.
+    spool.drop("d.txt", "four");
+    spool.run(1, &["-v"]).run().status(0).says("chunk 1");
+    assert_eq!(spool.read("done/d.txt.out"), "four");
+
     // The same name again: both are there.
     spool.drop("a.txt", "three");
     spool.run(1, &[]).run().status(0);
