@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::api::failure::{Failure, Kind};
 use crate::api::retry_after::{parse_span, retry_after};
-use crate::api::words::{clean, host_of, html_title, is_html};
+use crate::api::words::{clean, host_of, html_title, id_of, is_html};
 
 /// Reads a response that is not a success.
 ///
@@ -108,7 +108,7 @@ impl Details {
                 self.request_id = self
                     .request_id
                     .take()
-                    .or_else(|| word(&value["request_id"]));
+                    .or_else(|| id_of(&word(&value["request_id"])?));
                 for inner in ["error", "response"] {
                     let inner = &value[inner];
                     if inner.is_object() || inner.is_string() {
@@ -424,11 +424,5 @@ pub fn request_id(header: &dyn Fn(&str) -> Option<String>) -> Option<String> {
         "x-generation-id",
         "cf-ray",
     ];
-    let id = names.into_iter().find_map(header)?;
-    let id: String = id
-        .chars()
-        .filter(char::is_ascii_graphic)
-        .take(128)
-        .collect();
-    (!id.is_empty()).then_some(id)
+    id_of(&names.into_iter().find_map(header)?)
 }

@@ -8,6 +8,9 @@ use crate::secret::redact::{Words, redact};
 /// The longest message that is kept, in characters.
 const LONGEST: usize = 500;
 
+/// The most characters of a request's name that are kept.
+const LONGEST_ID: usize = 128;
+
 /// Whether a body is a web page.
 #[must_use]
 pub fn is_html(body: &str) -> bool {
@@ -74,6 +77,14 @@ pub fn clean(text: &str) -> String {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line.to_owned(),
     }
+}
+
+/// The name of a request, should it be one, in what a server calls so; without keys before it is cut to what is kept.
+#[must_use]
+pub fn id_of(text: &str) -> Option<String> {
+    let id: String = text.chars().filter(char::is_ascii_graphic).collect();
+    let id: String = redact(&id, Words::Own).chars().take(LONGEST_ID).collect();
+    (!id.is_empty()).then_some(id)
 }
 
 /// The host of an absolute URL, without the rest, which may hold secrets.

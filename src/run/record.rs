@@ -15,6 +15,7 @@ use crate::pipeline::tariff::Tariff;
 use crate::report::log::Book;
 use crate::report::message::Messages;
 use crate::report::price::Price;
+use crate::secret::redact::{Words, redact};
 use crate::store::budget::Budgets;
 use crate::store::journal::Run;
 use crate::store::ledger::now;
@@ -110,7 +111,8 @@ fn run(config: &Config, client: &Client) -> Run {
         time: now(),
         host: client.host(),
         profile: config.provider.profile.name.clone(),
-        model: config.model.clone(),
+        // A key that was typed in its place is not kept.
+        model: redact(&config.model, Words::Own),
         // Which key it is is known only once one is needed.
         key: None,
     }

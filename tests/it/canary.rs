@@ -44,7 +44,11 @@ const CANARIES: [&str; 8] = [
 ];
 
 /// Files that every run which asks is told to write, each by its option. They lie in the home, where all is searched.
-const FILES: [(&str, &str); 1] = [("--cache", "remembered.db")];
+const FILES: [(&str, &str); 3] = [
+    ("--cache", "remembered.db"),
+    ("--log", "log.jsonl"),
+    ("--metrics", "metrics.prom"),
+];
 
 /// The words of the command line that ask for all of them.
 fn files() -> impl Iterator<Item = &'static str> {
@@ -263,6 +267,8 @@ fn no_key_is_left_anywhere() {
                 &["key", "remove"],
                 &["cache"],
                 &["cache", "prune"],
+                &["usage"],
+                &["metrics"],
                 &["--help"],
                 &["--version"],
                 &["--no-such-option"],
