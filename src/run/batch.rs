@@ -19,6 +19,7 @@ use crate::report::progress::Progress;
 use crate::run::parts::{join, pieces};
 use crate::run::record::{by_batch, open_batch_book};
 use crate::run::task::Task;
+use crate::secret::redact::{Words, redact};
 use crate::store::batch::Jobs;
 use crate::store::scratch::scratch;
 
@@ -113,7 +114,8 @@ impl Batch<'_> {
                 url: asker.client.url().to_owned(),
                 host: asker.client.host(),
                 profile: profile.name.clone(),
-                model: config.model.clone(),
+                // A key that was typed in its place is not kept.
+                model: redact(&config.model, Words::Own),
                 api: config.api,
             },
             asker: Arc::new(of_batches),

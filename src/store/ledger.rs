@@ -91,6 +91,7 @@ const STEPS: [&str; 1] = ["
         UNIQUE (run, number)
     ) STRICT;
     CREATE INDEX request_time ON request (time);
+    CREATE INDEX request_open ON request (run) WHERE outcome IS NULL;
     CREATE TABLE total (
         source INTEGER PRIMARY KEY,
         requests INTEGER NOT NULL DEFAULT 0,

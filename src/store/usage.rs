@@ -292,8 +292,7 @@ impl Ledger {
             }
         }
         let mut statement = transaction.prepare(
-            "SELECT run.source, count(*) FROM journal JOIN run ON run.id = journal.run
-             JOIN request ON request.run = run.id
+            "SELECT run.source, count(*) FROM request JOIN run ON run.id = request.run
              WHERE outcome IS NULL AND is_sent GROUP BY 1",
         )?;
         let mut rows = statement.query([])?;
