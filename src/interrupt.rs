@@ -33,11 +33,23 @@ pub async fn signal() -> i32 {
     }
 }
 
-#[cfg(not(unix))]
+/// Waits for what Windows has in their place, and gives the number of the signal that means the
+/// same: Ctrl-C and Ctrl-Break, the closing of the console's window, the end of the session.
+#[cfg(windows)]
 pub async fn signal() -> i32 {
-    match tokio::signal::ctrl_c().await {
-        Ok(()) => 2,
-        Err(_) => std::future::pending().await,
+    use tokio::signal::windows::{ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown};
+
+    let (Ok(mut c), Ok(mut pause), Ok(mut close), Ok(mut shutdown)) =
+        (ctrl_c(), ctrl_break(), ctrl_close(), ctrl_shutdown())
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        Some(()) = c.recv() => 2,
+        Some(()) = pause.recv() => 2,
+        Some(()) = close.recv() => 1,
+        Some(()) = shutdown.recv() => 15,
+        else => std::future::pending().await,
     }
 }
 
@@ -53,7 +65,8 @@ fn ignored() -> u64 {
         .unwrap_or(0)
 }
 
-/// Ends the process by a signal; comes back only where that is not possible.
+/// Ends the process by a signal; comes back only where that is not possible. Windows has no such
+/// end, so that the exit status says it.
 pub fn end_by(signal: i32) {
     #[cfg(unix)]
     {

@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 use crate::api::exchange::HttpExchange;
 use crate::config::paths;
 use crate::error::Error;
-use crate::secret::command::KeyCommand;
+use crate::secret::command::{HOME, KeyCommand};
 use crate::secret::oauth::{ClientAuth, Endpoints, Grant, Registration};
 use crate::secret::oauth_session::{ClientSecret, Session, SessionOptions};
 use crate::secret::secret::Secret;
@@ -55,7 +55,7 @@ impl OauthTable {
                 ClientSecret::Variable(name.clone(), environment(name).and_then(Secret::new))
             }
             SecretPlace::Command(text) => {
-                let command = KeyCommand::parse(text, environment("HOME").as_deref(), hidden);
+                let command = KeyCommand::parse(text, environment(HOME).as_deref(), hidden);
                 ClientSecret::Command(command.map_err(|why| {
                     Error::usage(format!(
                         "`client-secret-command` of the profile `{profile}`: {why}"

@@ -40,8 +40,8 @@ pub fn journal_folder() -> Option<PathBuf> {
 
 fn state_folder() -> Option<PathBuf> {
     let strategy = etcetera::choose_base_strategy().ok()?;
-    // Where a platform has no place for state, it is data.
-    let folder = strategy.state_dir().unwrap_or_else(|| strategy.data_dir());
+    // Windows has no place for state, and carries what counts as data to other machines.
+    let folder = strategy.state_dir().unwrap_or_else(|| strategy.cache_dir());
     Some(folder.join("gptpipe"))
 }
 

@@ -6,7 +6,7 @@ use crate::api::address::{is_exposed, is_local, origin};
 use crate::config::file::File;
 use crate::config::profile::{self, Environment, Profile};
 use crate::error::Error;
-use crate::secret::command::KeyCommand;
+use crate::secret::command::{HOME, KeyCommand};
 #[cfg(feature = "oauth")]
 use crate::secret::oauth_session::Session;
 use crate::secret::source::{self, AskKeyring, Key, KeyOptions, Keys};
@@ -55,7 +55,7 @@ pub fn resolve(
         .map(|text| {
             let mut hidden = profile::key_variables(&file.profiles);
             hidden.push(source::VARIABLE.to_owned());
-            KeyCommand::parse(text, environment("HOME").as_deref(), hidden)
+            KeyCommand::parse(text, environment(HOME).as_deref(), hidden)
         })
         .transpose()
         .map_err(|why| Error::usage(format!("`key-command` of the profile `{name}`: {why}")))?;

@@ -44,13 +44,23 @@ pub fn run(args: Vec<OsString>) -> ExitStatus {
     }
 }
 
-/// Keeps keys out of what a crash leaves behind. No memory goes into a core file, and no other process of the same user
-/// can look into it (prctl(2), `PR_SET_DUMPABLE`); what a panic says is told without keys.
+/// Keeps keys out of what a crash leaves behind. No memory goes into a core file, and on Linux no other process of the
+/// same user can look into it (prctl(2), `PR_SET_DUMPABLE`); what a panic says is told without keys. What Windows keeps
+/// of a crash is set for the whole machine.
 fn harden() {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
         use rustix::process::{DumpableBehavior, set_dumpable_behavior};
         let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
+    #[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
+    {
+        use rustix::process::{Resource, Rlimit, setrlimit};
+        let none = Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        };
+        let _ = setrlimit(Resource::Core, none);
     }
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);

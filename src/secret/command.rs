@@ -18,6 +18,9 @@ use crate::error::reason;
 use crate::secret::redact::{Words, redact, without};
 use crate::secret::secret::Secret;
 
+/// The variable that names what `~/` stands for.
+pub const HOME: &str = if cfg!(windows) { "USERPROFILE" } else { "HOME" };
+
 /// How long the program may take. Some ask their user for a passphrase.
 const PATIENCE: Duration = Duration::from_mins(2);
 
@@ -209,7 +212,8 @@ fn split(text: &str, home: Option<&str>) -> Result<Vec<String>, String> {
                 quote = Some(c);
                 word.get_or_insert_default();
             }
-            (None, '\\') => match chars.next() {
+            // On Windows it parts the names of a path.
+            (None, '\\') if !cfg!(windows) => match chars.next() {
                 Some(c) => word.get_or_insert_default().push(c),
                 None => return Err("ends with a backslash".to_owned()),
             },

@@ -222,16 +222,23 @@ mod service {
     use super::{KeyringError, SERVICE, Stored};
     use crate::secret::secret::Secret;
 
-    /// The attribute that says when an entry was stored, in the words of RFC 3339, and after a blank for which host.
-    /// Windows has a fixed set of attributes.
+    /// The attribute with the mark of an entry: when it was stored, in the words of RFC 3339, and after a blank for which
+    /// host. Windows has a fixed set of attributes.
     const MARK: &str = if cfg!(windows) { "comment" } else { "stored" };
+
+    /// Whether the mark is an entry of its own, since those of the Keychain have no attributes to set.
+    const HAS_NOTE: bool = cfg!(target_os = "macos");
 
     pub(super) fn read(user: &str) -> Result<Option<Stored>, KeyringError> {
         let entry = open(user)?;
         match entry.get_password() {
             Ok(password) => {
-                let since = entry.inner.get_attributes().ok();
-                Ok(stored(password, since.as_ref(), 0))
+                let mark = if HAS_NOTE {
+                    note(user)?.get_password().ok()
+                } else {
+                    mark(entry.inner.get_attributes())
+                };
+                Ok(stored(password, mark, 0))
             }
             Err(Error::NoEntry) => Ok(None),
             Err(Error::Ambiguous(entries)) => {
@@ -239,11 +246,7 @@ mod service {
                 let mut found = Vec::new();
                 for entry in &entries {
                     let password = entry.get_password().map_err(told)?;
-                    found.extend(stored(
-                        password,
-                        entry.get_attributes().ok().as_ref(),
-                        others,
-                    ));
+                    found.extend(stored(password, mark(entry.get_attributes()), others));
                 }
                 // What `setup` stored last is meant. Without such a mark, all have to be the same.
                 let first = found.first().map(|stored| stored.secret.clone());
@@ -287,13 +290,23 @@ mod service {
         entry.set_password(secret.expose()).map_err(told)?;
         let now = humantime::format_rfc3339_seconds(SystemTime::now());
         let mark = format!("{now} {host}");
-        // Where entries have no attributes their age is not known, and that is all.
-        let mark = HashMap::from([(MARK, mark.trim_end())]);
-        let _ = entry.inner.update_attributes(&mark);
+        let mark = mark.trim_end();
+        if HAS_NOTE {
+            note(user)?.set_password(mark).map_err(told)?;
+        } else {
+            // Where entries have no attributes their age is not known, and that is all.
+            let _ = entry
+                .inner
+                .update_attributes(&HashMap::from([(MARK, mark)]));
+        }
         Ok(before)
     }
 
     pub(super) fn remove(user: &str) -> Result<usize, KeyringError> {
+        if HAS_NOTE {
+            // It says nothing without the entry.
+            let _ = note(user)?.delete_credential();
+        }
         match open(user)?.delete_credential() {
             Ok(()) => Ok(1),
             Err(Error::NoEntry) => Ok(0),
@@ -312,6 +325,15 @@ mod service {
             (Error::NoDefaultStore, Err(why)) => unreachable(why),
             (error, _) => told(error),
         })
+    }
+
+    /// The entry with the mark of another one.
+    fn note(user: &str) -> Result<Entry, KeyringError> {
+        open(&format!("{user} note"))
+    }
+
+    fn mark(attributes: keyring::Result<HashMap<String, String>>) -> Option<String> {
+        attributes.ok()?.remove(MARK)
     }
 
     /// Why there is no connection to a keyring.
@@ -366,14 +388,9 @@ mod service {
         true
     }
 
-    fn stored(
-        password: String,
-        attributes: Option<&HashMap<String, String>>,
-        others: usize,
-    ) -> Option<Stored> {
-        let mark = attributes.and_then(|attributes| attributes.get(MARK));
-        let (since, host) =
-            mark.map_or(("", ""), |mark| mark.split_once(' ').unwrap_or((mark, "")));
+    fn stored(password: String, mark: Option<String>, others: usize) -> Option<Stored> {
+        let mark = mark.unwrap_or_default();
+        let (since, host) = mark.split_once(' ').unwrap_or((&mark, ""));
         Some(Stored {
             secret: Secret::new(password)?,
             since: humantime::parse_rfc3339(since).ok(),

@@ -138,7 +138,8 @@ pub(super) fn find(kind: &Kind, path: &Path) -> Result<Found, String> {
     })
 }
 
-/// Makes an empty file that only this user may read, where nothing stands yet.
+/// Makes an empty file that only this user may read, where nothing stands yet. On Windows it gets what
+/// its folder passes on: that of the profile is its user's, the system's and the administrators'.
 pub(super) fn make_private(path: &Path) -> io::Result<()> {
     let mut options = File::options();
     options.write(true).create_new(true);
@@ -150,7 +151,7 @@ pub(super) fn make_private(path: &Path) -> io::Result<()> {
     options.open(path).map(drop)
 }
 
-/// Makes a folder, and those around it, that only this user may use.
+/// Makes a folder, and those around it, that only this user may use; on Windows as with a file.
 pub(super) fn make_private_folder(folder: &Path) -> io::Result<()> {
     let mut builder = DirBuilder::new();
     builder.recursive(true);
@@ -196,6 +197,7 @@ fn identity(metadata: &Metadata) -> Identity {
     }
 }
 
+/// All files are one where they cannot be told apart; Windows lets nobody move one that SQLite has open.
 #[cfg(not(unix))]
 fn identity(_: &Metadata) -> Identity {
     Identity {
@@ -243,6 +245,7 @@ fn objection(metadata: &Metadata, is_folder: bool) -> Option<&'static str> {
     None
 }
 
+/// Who may write is in access control lists elsewhere, which are not read.
 #[cfg(not(unix))]
 fn objection(metadata: &Metadata, is_folder: bool) -> Option<&'static str> {
     (!is_folder && metadata.permissions().readonly()).then_some("is read-only")

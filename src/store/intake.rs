@@ -159,6 +159,8 @@ fn take(
     };
     let is_over = match file.try_lock() {
         Ok(()) => true,
+        // On Windows nobody else reads what is locked (LockFileEx): it has to wait for its writer's end.
+        Err(TryLockError::WouldBlock) if cfg!(windows) => return Ok(None),
         Err(TryLockError::WouldBlock) => false,
         Err(TryLockError::Error(_)) => {
             let age = file.metadata()?.modified()?.elapsed();

@@ -188,6 +188,9 @@ fn open(path: &Path) -> io::Result<File> {
         use std::os::unix::fs::OpenOptionsExt as _;
         options.mode(0o600);
     }
+    // Windows locks no file that can only be added to.
+    #[cfg(windows)]
+    options.read(true);
     options.open(path)
 }
 

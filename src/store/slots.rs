@@ -236,10 +236,14 @@ fn machine_time() -> i64 {
     at.saturating_add(micros(began.elapsed()))
 }
 
-/// What tells one start of the machine from another (random(4)).
+/// What tells one start of the machine from another (random(4)). Time that is counted from 1970 needs
+/// nothing of the kind.
 fn boot_id() -> String {
     static ID: OnceLock<String> = OnceLock::new();
     ID.get_or_init(|| {
+        if !cfg!(target_os = "linux") {
+            return String::new();
+        }
         std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
     })
     .clone()
