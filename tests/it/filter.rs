@@ -505,7 +505,7 @@ fn wrong_usage_sends_nothing() {
         (&["--timeout", "5", "p"], "takes a time with its unit"),
         (&["--param", "a", "p"], "takes NAME=JSON"),
         (&["--param", "messages=[]", "p"], "`--param messages`"),
-        (&["batch"], "gptpipe -- batch"),
+        (&["batch", "notes.txt"], "list or cancel"),
         (&["cache", "notes.txt"], "stats, prune or clear"),
         (&["-r", "5", "p"], "takes a rate"),
     ];
