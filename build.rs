@@ -2,8 +2,8 @@
 //!
 //! Parsing a vocabulary takes tens of milliseconds, more than a whole run of this program may cost,
 //! so it is done here, once, and the program only looks things up in constant bytes. Per encoding:
-//! - `4`, `8` and `16`: open-addressing tables of the tokens of up to so many bytes, with those and the id, so that
-//!   a search touches one cache line; `long`: of all others, with where they start in `bytes`;
+//! - `1` to `16`: open-addressing tables of the tokens of so many bytes, with those and the id, so that a search
+//!   touches one cache line; `long`: of all others, with where they start in `bytes`;
 //! - `hashes`: a filter that says which hashes no token has;
 //! - `spans`: a filter that says between which characters a token can reach;
 //! - `starts` and `ends`: filters that say where it can do so from or into the middle of one;
@@ -81,18 +81,16 @@ fn write_vocabulary(
     assert!(tokens.len() < (1 << ID_BITS) - 1, "ids fit in an entry");
     assert!(tokens.iter().all(|token| (1..=128).contains(&token.len())));
 
-    for (table, lengths, width) in [("4", 1..=4, 4), ("8", 5..=8, 8), ("16", 9..=16, 16)] {
+    for len in 1..=16 {
         let entries = tokens
             .iter()
             .enumerate()
-            .filter(|(_, token)| lengths.contains(&token.len()));
-        let entries =
-            entries.map(|(id, token)| (hash(token), entry(&padded(token, width), id, token)));
-        write(
-            out,
-            &format!("{name}.{table}"),
-            &open_addressing(entries.collect()),
-        );
+            .filter(|(_, token)| token.len() == len);
+        let entries = entries.map(|(id, token)| (hash(token), short_entry(id, token)));
+        let mut table = open_addressing(entries.collect());
+        // The last entry, too, is read as if it were of the longest kind.
+        table.resize(table.len() + 16 - len + 1, 0);
+        write(out, &format!("{name}.{len}"), &table);
     }
     let (mut entries, mut bytes) = (Vec::new(), Vec::new());
     for (id, token) in tokens
@@ -125,10 +123,10 @@ fn write_vocabulary(
     write(out, &format!("{name}.ends"), &bytes(&borders.ends));
 }
 
-fn padded(token: &[u8], width: usize) -> Vec<u8> {
-    let mut padded = token.to_vec();
-    padded.resize(width, 0);
-    padded
+/// A token, then its id and 1 in three bytes: never 0, which stands for a free place.
+fn short_entry(id: usize, token: &[u8]) -> Vec<u8> {
+    let id = u32::try_from(id + 1).expect("18 bits").to_le_bytes();
+    [token, &id[..3]].concat()
 }
 
 /// A key, then the id below the length: never 0, which stands for a free place.

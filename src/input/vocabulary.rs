@@ -25,6 +25,9 @@ pub(crate) const NO_TOKEN: u32 = u32::MAX;
 
 const ID_BITS: u32 = 18;
 
+/// Bytes of an id behind a short token.
+const ID_BYTES: usize = 3;
+
 /// Which two Chinese characters are in a token together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Han {
@@ -41,12 +44,9 @@ pub(crate) struct Vocabulary {
     /// Two bits of one word for each token, by its hash: most of what is looked up is no token, and this tells so with
     /// one read. It does not for a tenth of that; with one bit for each, in as much memory, for a sixth.
     hashes: &'static [[u8; 8]],
-    /// By hash, tokens of up to 4 bytes: those, then 18 bits of id and 8 of length, 0 for a free place. A token and its id
-    /// are together so that a look-up waits for memory once.
-    up_to_4: &'static [[u8; 8]],
-    up_to_8: &'static [[u8; 12]],
-    up_to_16: &'static [[u8; 20]],
-    /// All others, with where each one starts in `bytes` in place of itself.
+    /// By length, from 1, the tokens of up to 16 bytes.
+    short: [Short; 16],
+    /// By hash, all others: where each one starts in `bytes`, then 18 bits of id and 8 of length, 0 for a free place.
     long: &'static [[u8; 8]],
     bytes: &'static [u8],
     /// One bit per hash of a pair of characters.
@@ -63,6 +63,15 @@ pub(crate) struct Vocabulary {
     han: Han,
 }
 
+/// The tokens of one length.
+struct Short {
+    /// By hash, a token, then its id and 1 in [`ID_BYTES`] bytes, 0 for a free place. Both are together so that a look-up
+    /// waits for memory once.
+    entries: &'static [u8],
+    /// How many entries there is room for.
+    places: u64,
+}
+
 /// Whether tokens may reach from one character into the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Border {
@@ -75,16 +84,29 @@ pub(crate) enum Border {
 }
 
 macro_rules! table {
-    ($name:literal) => {
-        include_bytes!(concat!(env!("OUT_DIR"), "/", $name))
+    ($($name:literal)+) => {
+        include_bytes!(concat!(env!("OUT_DIR"), "/", $($name),+))
     };
+}
+
+macro_rules! short {
+    ($encoding:literal: $($len:literal)*) => {
+        [$(short(table!($encoding "." $len), $len)),*]
+    };
+}
+
+const fn short(entries: &'static [u8], len: usize) -> Short {
+    // The last entry, too, is read as if it were of the longest kind.
+    let places = (entries.len() - (16 - len + 1)) / (len + ID_BYTES);
+    Short {
+        entries,
+        places: places as u64,
+    }
 }
 
 static O200K: Vocabulary = Vocabulary {
     hashes: table!("o200k.hashes").as_chunks().0,
-    up_to_4: table!("o200k.4").as_chunks().0,
-    up_to_8: table!("o200k.8").as_chunks().0,
-    up_to_16: table!("o200k.16").as_chunks().0,
+    short: short!("o200k": 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16),
     long: table!("o200k.long").as_chunks().0,
     bytes: table!("o200k.bytes"),
     spans: table!("o200k.spans"),
@@ -101,9 +123,7 @@ static O200K: Vocabulary = Vocabulary {
 
 static CL100K: Vocabulary = Vocabulary {
     hashes: table!("cl100k.hashes").as_chunks().0,
-    up_to_4: table!("cl100k.4").as_chunks().0,
-    up_to_8: table!("cl100k.8").as_chunks().0,
-    up_to_16: table!("cl100k.16").as_chunks().0,
+    short: short!("cl100k": 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16),
     long: table!("cl100k.long").as_chunks().0,
     bytes: table!("cl100k.bytes"),
     spans: table!("cl100k.spans"),
@@ -139,10 +159,7 @@ impl Vocabulary {
         if !self.may_have(hash) {
             return NO_TOKEN;
         }
-        find(self.long, hash, token.len(), |[a, b, c, d, ..]| {
-            let start = u32::from_le_bytes([a, b, c, d]) as usize;
-            self.bytes.get(start..start + token.len()) == Some(token)
-        })
+        self.find_long(hash, token)
     }
 
     /// Whether some token may have this hash.
@@ -161,18 +178,56 @@ impl Vocabulary {
         if !self.may_have(hash) {
             return NO_TOKEN;
         }
-        match len {
-            ..=4 => find(self.up_to_4, hash, len, |entry| {
-                u64::from_le_bytes(entry) as u32 == key as u32
-            }),
-            5..=8 => find(self.up_to_8, hash, len, |entry| {
-                let found = entry.first_chunk().copied();
-                found.map(u64::from_le_bytes) == Some(key as u64)
-            }),
-            _ => find(self.up_to_16, hash, len, |entry| {
-                let found = entry.first_chunk().copied();
-                found.map(u128::from_le_bytes) == Some(key)
-            }),
+        self.find_short(hash, key, len)
+    }
+
+    #[inline]
+    fn find_short(&self, hash: u64, key: u128, len: usize) -> u32 {
+        let Some(short) = self.short.get(len.wrapping_sub(1)) else {
+            return NO_TOKEN;
+        };
+        let mut place = ((hash & 0xffff_ffff) * short.places) >> 32;
+        loop {
+            let entry = short.entries.get(place as usize * (len + ID_BYTES)..);
+            let Some(entry) = entry.and_then(<[u8]>::first_chunk::<{ 16 + ID_BYTES + 1 }>) else {
+                return NO_TOKEN;
+            };
+            let token = entry
+                .first_chunk()
+                .map_or(0, |&token| u128::from_le_bytes(token));
+            let id = entry.get(len..).and_then(<[u8]>::first_chunk);
+            let id = id.map_or(0, |&id| u32::from_le_bytes(id)) & ((1 << (8 * ID_BYTES)) - 1);
+            if id == 0 {
+                return NO_TOKEN;
+            }
+            if first_bytes(token, len) == key {
+                return id - 1;
+            }
+            place += 1;
+            if place == short.places {
+                place = 0;
+            }
+        }
+    }
+
+    fn find_long(&self, hash: u64, token: &[u8]) -> u32 {
+        let mut place = (((hash & 0xffff_ffff) * self.long.len() as u64) >> 32) as usize;
+        loop {
+            let [start, tail] = self.long.get(place).map_or([0; 2], |entry| {
+                let entry = u64::from_le_bytes(*entry);
+                [entry as u32, (entry >> 32) as u32]
+            });
+            if tail == 0 {
+                return NO_TOKEN;
+            }
+            let (start, len) = (start as usize, (tail >> ID_BITS) as usize);
+            if len == token.len() && self.bytes.get(start..start + len) == Some(token) {
+                return tail & ((1 << ID_BITS) - 1);
+            }
+            place += 1;
+            if place == self.long.len() {
+                place = 0;
+            }
         }
     }
 
@@ -229,33 +284,6 @@ impl Vocabulary {
             Border::Whole
         } else {
             Border::Closed
-        }
-    }
-}
-
-/// The rank of the token of `len` bytes in `table` whose entry `is_it`.
-#[inline]
-fn find<const WIDTH: usize>(
-    table: &[[u8; WIDTH]],
-    hash: u64,
-    len: usize,
-    is_it: impl Fn([u8; WIDTH]) -> bool,
-) -> u32 {
-    let mut at = (((hash & 0xffff_ffff) * table.len() as u64) >> 32) as usize;
-    loop {
-        let entry = table.get(at).copied().unwrap_or([0; WIDTH]);
-        let tail = entry
-            .last_chunk()
-            .map_or(0, |&tail| u32::from_le_bytes(tail));
-        if tail == 0 {
-            return NO_TOKEN;
-        }
-        if (tail >> ID_BITS) as usize == len && is_it(entry) {
-            return tail & ((1 << ID_BITS) - 1);
-        }
-        at += 1;
-        if at == table.len() {
-            at = 0;
         }
     }
 }
