@@ -3,15 +3,14 @@
 //! It sends a body, reads the stream that comes back and says how it ended. Who
 //! is asked, how often and how many at a time is decided elsewhere.
 
-use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt as _, stream};
+use futures::StreamExt as _;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{RequestBuilder, Response, Url};
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::timeout;
 
 use crate::api::address::{endpoint, host, is_loopback};
 pub use crate::api::credentials::Auth;
@@ -22,6 +21,7 @@ use crate::api::plain::{Body, decode_plain};
 use crate::api::reply::Reply;
 use crate::api::retry_after::refill;
 use crate::api::sending::{Announced, OnSend};
+use crate::api::silence::Watched;
 use crate::api::sse;
 use crate::api::{fault, http, transport};
 use crate::error::Error;
@@ -316,15 +316,8 @@ impl Client {
         mut on_text: impl FnMut(&str),
     ) -> Result<Reply, Failure> {
         let mut decoder = Decoder::new(self.api, self.end);
-        let from = (response, Silence::new(self.timeout));
-        let body = stream::unfold(from, |(mut response, mut silence)| async move {
-            match silence.chunk(&mut response).await {
-                Ok(None) => None,
-                Ok(Some(bytes)) => Some((Ok(bytes), (response, silence))),
-                Err(failure) => Some((Err(failure), (response, silence))),
-            }
-        });
-        let mut events = pin!(sse::events(body));
+        let body = Watched::new(response.bytes_stream(), self.timeout);
+        let mut events = sse::events(body);
         loop {
             let event = match events.next().await {
                 Some(Ok(event)) => event,
@@ -347,76 +340,19 @@ impl Client {
     /// Reads a body, at most `limit` bytes of it.
     pub(super) async fn read(
         &self,
-        mut response: Response,
+        response: Response,
         limit: usize,
     ) -> (Bytes, Result<(), Failure>) {
         let mut body = BytesMut::new();
-        let mut silence = Silence::new(self.timeout);
+        let mut watched = Watched::new(response.bytes_stream(), self.timeout);
         while body.len() < limit {
-            let end = match silence.chunk(&mut response).await {
-                Ok(Some(bytes)) => {
-                    body.extend_from_slice(&bytes);
-                    continue;
-                }
-                Ok(None) => Ok(()),
-                Err(failure) => Err(failure),
-            };
-            return (body.freeze(), end);
+            match watched.next().await {
+                Some(Ok(bytes)) => body.extend_from_slice(&bytes),
+                Some(Err(failure)) => return (body.freeze(), Err(failure)),
+                None => break,
+            }
         }
         (body.freeze(), Ok(()))
-    }
-}
-
-/// Watches for silence on a connection. It is measured in bytes and not in events: a server that sends
-/// comments while it works is alive.
-#[derive(Debug)]
-pub(super) struct Silence {
-    timeout: Duration,
-    heard: Instant,
-    /// Wakes when there may have been silence for long enough. Set anew only then: bytes come far
-    /// more often.
-    alarm: Pin<Box<Sleep>>,
-}
-
-impl Silence {
-    pub(super) fn new(timeout: Duration) -> Self {
-        Self {
-            timeout,
-            heard: Instant::now(),
-            alarm: Box::pin(sleep(timeout)),
-        }
-    }
-
-    /// The next bytes of a body.
-    pub(super) async fn chunk(
-        &mut self,
-        response: &mut Response,
-    ) -> Result<Option<Bytes>, Failure> {
-        let chunk = tokio::select! {
-            biased;
-            chunk = response.chunk() => chunk,
-            () = alarm(self.alarm.as_mut(), self.heard, self.timeout) => {
-                let silence = humantime::format_duration(self.timeout);
-                return Err(Failure::new(
-                    Kind::Timeout(Wait::Idle),
-                    &format!("nothing came for {silence}"),
-                ));
-            }
-        };
-        self.heard = Instant::now();
-        chunk.map_err(|error| transport::from_transport(&error))
-    }
-}
-
-/// Waits until the timeout after what was heard last.
-async fn alarm(mut alarm: Pin<&mut Sleep>, heard: Instant, timeout: Duration) {
-    loop {
-        alarm.as_mut().await;
-        // A timeout beyond all time never comes; the alarm itself is set to some far time then.
-        match heard.checked_add(timeout) {
-            Some(due) if due > Instant::now() => alarm.as_mut().reset(due),
-            _ => return,
-        }
     }
 }
 

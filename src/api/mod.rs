@@ -20,6 +20,7 @@ pub mod request;
 pub mod retry;
 pub mod retry_after;
 pub mod sending;
+mod silence;
 pub mod sse;
 pub mod transport;
 mod wire;

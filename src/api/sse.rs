@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use eventsource_stream::{Event, EventStreamError, Eventsource};
@@ -22,6 +23,9 @@ pub const MAX_EVENT: usize = 16 << 20;
 /// How much text is handed on at a time. `eventsource-stream` copies all that is left of it for every line that
 /// it takes out, so this bounds the copying; only a single line may be longer.
 const PIECE: usize = 8 << 10;
+
+/// What ends an event: its last line's end, and a line without anything.
+const BLANK: &str = "\n\n";
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
@@ -189,112 +193,151 @@ fn is_field(line: &[u8], name: &[u8]) -> bool {
 }
 
 /// Puts [`Lines`] in front of a body: what comes out can be given to `eventsource-stream`.
-pub fn guard<S, E>(body: S) -> impl Stream<Item = Result<String, Broken<E>>>
-where
-    S: Stream<Item = Result<Bytes, E>>,
-{
-    struct State<S, E> {
-        body: Pin<Box<S>>,
-        lines: Lines,
-        is_over: bool,
-        error: Option<Broken<E>>,
-    }
-    let state = State {
-        body: Box::pin(body),
+pub fn guard<S>(body: S) -> Guard<S> {
+    Guard {
+        body,
         lines: Lines::new(MAX_EVENT),
+        is_too_long: false,
         is_over: false,
-        error: None,
-    };
-    stream::unfold(state, |mut state| async move {
+    }
+}
+
+/// The lines of a body, some whole ones at a time.
+#[derive(Debug)]
+pub struct Guard<S> {
+    body: S,
+    lines: Lines,
+    is_too_long: bool,
+    is_over: bool,
+}
+
+impl<S, E> Stream for Guard<S>
+where
+    S: Stream<Item = Result<Bytes, E>> + Unpin,
+{
+    type Item = Result<String, Broken<E>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            if let Some(piece) = state.lines.take() {
-                return Some((Ok(piece), state));
+            if let Some(piece) = self.lines.take() {
+                return Poll::Ready(Some(Ok(piece)));
             }
-            if let Some(error) = state.error.take() {
-                return Some((Err(error), state));
+            if std::mem::take(&mut self.is_too_long) {
+                return Poll::Ready(Some(Err(Broken::TooLong)));
             }
-            if state.is_over {
-                return None;
+            if self.is_over {
+                return Poll::Ready(None);
             }
-            let taken = match state.body.next().await {
-                Some(Ok(bytes)) => state.lines.push(&bytes),
+            let taken = match ready!(self.body.poll_next_unpin(context)) {
+                Some(Ok(bytes)) => self.lines.push(&bytes),
                 Some(Err(error)) => {
-                    state.is_over = true;
-                    state.error = Some(Broken::Transport(error));
-                    continue;
+                    self.is_over = true;
+                    return Poll::Ready(Some(Err(Broken::Transport(error))));
                 }
                 None => {
-                    state.is_over = true;
-                    state.lines.finish()
+                    self.is_over = true;
+                    self.lines.finish()
                 }
             };
             if taken == Err(TooLong) {
-                state.is_over = true;
-                state.error = Some(Broken::TooLong);
+                (self.is_over, self.is_too_long) = (true, true);
             }
         }
-    })
+    }
 }
 
 /// The events of a body, each with its name and its data. The name is `message` or empty where there is none.
 ///
 /// An event that is one line of data, as nearly all are, is that line; for any other there is the parser, which
 /// copies each event several times and would take a third of the time of a stream at full speed.
-pub fn events<S, E>(body: S) -> impl Stream<Item = Result<Event, EventStreamError<Broken<E>>>>
-where
-    S: Stream<Item = Result<Bytes, E>>,
-{
-    struct State<S> {
-        pieces: Pin<Box<S>>,
-        piece: String,
-        /// Where in the piece the next event begins.
-        at: usize,
-        /// The lines of an event under way that is for the parser.
-        lines: Vec<String>,
-    }
-    let state = State {
-        pieces: Box::pin(guard(body)),
+pub fn events<S>(body: S) -> Events<S> {
+    Events {
+        pieces: guard(body),
         piece: String::new(),
         at: 0,
         lines: Vec::new(),
-    };
-    stream::unfold(state, |mut state| async move {
+    }
+}
+
+/// The events of a body; see [`events`].
+///
+/// This and [`Guard`] are written out, because the state of `unfold` is moved in and out for each event.
+#[derive(Debug)]
+pub struct Events<S> {
+    pieces: Guard<S>,
+    piece: String,
+    /// Where in the piece the next event begins.
+    at: usize,
+    /// The lines of an event under way that is for the parser.
+    lines: Vec<String>,
+}
+
+impl<S> Events<S> {
+    /// The next event of the piece if it is one line of data.
+    fn one_line(&mut self) -> Option<Event> {
+        let (data, length) = one_line(&self.piece[self.at..])?;
+        let end = self.at + length - BLANK.len();
+        let start = end - data.len();
+        let data = if end + BLANK.len() == self.piece.len() {
+            // Servers send most events one by one; then the piece becomes the data.
+            self.at = 0;
+            let mut piece = std::mem::take(&mut self.piece);
+            piece.truncate(end);
+            piece.drain(..start);
+            piece
+        } else {
+            self.at += length;
+            self.piece[start..end].to_owned()
+        };
+        Some(Event {
+            data,
+            ..Event::default()
+        })
+    }
+}
+
+impl<S, E> Stream for Events<S>
+where
+    S: Stream<Item = Result<Bytes, E>> + Unpin,
+{
+    type Item = Result<Event, EventStreamError<Broken<E>>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
         loop {
-            let rest = &state.piece[state.at..];
-            if rest.is_empty() {
-                match state.pieces.next().await? {
-                    Ok(piece) => (state.piece, state.at) = (piece, 0),
-                    Err(error) => return Some((Err(EventStreamError::Transport(error)), state)),
-                }
-            } else if state.lines.is_empty()
-                && let Some((data, length)) = one_line(rest)
-            {
-                let data = data.to_owned();
-                let event = Event {
-                    data,
-                    ..Event::default()
-                };
-                state.at += length;
-                return Some((Ok(event), state));
-            } else {
-                let blank = if rest.starts_with('\n') {
-                    Some(1)
-                } else {
-                    rest.find("\n\n").map(|at| at + 2)
-                };
-                let length = blank.unwrap_or(rest.len());
-                state.lines.push(rest[..length].to_owned());
-                state.at += length;
-                if blank.is_some() {
-                    let lines = std::mem::take(&mut state.lines).into_iter().map(Ok);
-                    let mut parsed = stream::iter(lines).eventsource();
-                    if let Some(event) = parsed.next().await {
-                        return Some((event, state));
+            if this.at == this.piece.len() {
+                match ready!(this.pieces.poll_next_unpin(context)) {
+                    Some(Ok(piece)) => (this.piece, this.at) = (piece, 0),
+                    Some(Err(error)) => {
+                        return Poll::Ready(Some(Err(EventStreamError::Transport(error))));
                     }
+                    None => return Poll::Ready(None),
+                }
+                continue;
+            }
+            if this.lines.is_empty()
+                && let Some(event) = this.one_line()
+            {
+                return Poll::Ready(Some(Ok(event)));
+            }
+            let rest = &this.piece[this.at..];
+            let blank = if rest.starts_with('\n') {
+                Some(1)
+            } else {
+                rest.find(BLANK).map(|at| at + BLANK.len())
+            };
+            let length = blank.unwrap_or(rest.len());
+            this.lines.push(rest[..length].to_owned());
+            this.at += length;
+            if blank.is_some() {
+                let lines = std::mem::take(&mut this.lines).into_iter().map(Ok);
+                let mut parsed = stream::iter(lines).eventsource();
+                if let Some(event) = ready!(parsed.poll_next_unpin(context)) {
+                    return Poll::Ready(Some(event));
                 }
             }
         }
-    })
+    }
 }
 
 /// The data of an event that is nothing but one line of it, and the event's length.
@@ -302,10 +345,10 @@ fn one_line(text: &str) -> Option<(&str, usize)> {
     let data = text.strip_prefix("data:")?;
     let end = memchr(b'\n', data.as_bytes())?;
     let (data, after) = data.split_at(end);
-    after.starts_with("\n\n").then(|| {
+    after.starts_with(BLANK).then(|| {
         (
             data.strip_prefix(' ').unwrap_or(data),
-            "data:".len() + end + 2,
+            "data:".len() + end + BLANK.len(),
         )
     })
 }

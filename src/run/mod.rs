@@ -69,10 +69,15 @@ fn harden() {
     }));
 }
 
+/// Steps of tasks between two looks at the sockets. A look takes as long as several steps, and when each brings one
+/// token there is much to do between two.
+const STEPS: u32 = 256;
+
 /// One thread for everything that waits.
 fn runtime() -> Result<Runtime, Error> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .event_interval(STEPS)
         .build()
         .map_err(|source| Error::System {
             what: "start the runtime",
