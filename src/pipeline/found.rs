@@ -85,6 +85,7 @@ pub fn look_up(pieces: Vec<Piece>, recall: &Recall, mut send: impl FnMut(Found) 
         if !is_wanted {
             return false;
         }
+        recall.expect();
     }
     hits.is_empty() || send(Found::Hits(hits))
 }

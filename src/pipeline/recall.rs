@@ -38,6 +38,13 @@ impl Recall {
         self.cache.as_ref()?.lookup(key)
     }
 
+    /// Says that a reply will come that is to be remembered.
+    pub fn expect(&self) {
+        if let Some(cache) = &self.cache {
+            cache.expect();
+        }
+    }
+
     /// The whole reply, if all of it is known.
     fn whole(&self, key: &Key, text: &str, context: &str) -> Option<Reply> {
         match self.entry(key)? {

@@ -224,6 +224,11 @@ impl Cache {
         Some(found.entry)
     }
 
+    /// Gets ready to store, on the thread that does so: what is stored soon need not wait for that.
+    pub fn expect(&self) {
+        let _ = self.writer();
+    }
+
     /// Remembers an entry; resolves to true once it is committed, so that it outlives the process.
     /// False: it is not remembered, because of a trouble, because it is larger than a tenth of the
     /// file may be, or because the reply is not whole.

@@ -181,10 +181,9 @@ pub(super) fn shrink(connection: &Connection, limits: Limits) -> rusqlite::Resul
     Ok(())
 }
 
-/// Writes the log into the file and cuts it, without waiting long for others.
-pub(super) fn cut_log(connection: &Connection) -> rusqlite::Result<()> {
-    const PATIENCE: Duration = Duration::from_millis(200);
-    connection.busy_timeout(PATIENCE)?;
+/// Writes the log into the file and cuts it, and waits no longer than so for others.
+pub(super) fn cut_log(connection: &Connection, patience: Duration) -> rusqlite::Result<()> {
+    connection.busy_timeout(patience)?;
     let cut = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
     connection.busy_timeout(crate::store::database::BUSY)?;
     cut

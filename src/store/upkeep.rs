@@ -81,7 +81,7 @@ pub fn prune(path: &Path, max_bytes: u64) -> Result<Pruned, Error> {
         prune::prune(&connection, cache::now(), limits).map_err(|error| failure(&path, error))?;
     // The file is right as it is; it is only larger than it need be.
     let _ = prune::shrink(&connection, limits);
-    let _ = prune::cut_log(&connection);
+    let _ = prune::cut_log(&connection, writer::PATIENCE);
     Ok(pruned)
 }
 
@@ -99,7 +99,7 @@ pub fn clear(path: &Path) -> Result<Cleared, Error> {
             cleared.entries = delete_all(&connection).map_err(|error| failure(&path, error))?;
             // Processes that read at this moment keep it from shrinking; it does so later.
             let _ = connection.execute_batch("PRAGMA temp_store = MEMORY; VACUUM");
-            let _ = prune::cut_log(&connection);
+            let _ = prune::cut_log(&connection, writer::PATIENCE);
         }
         Err(Refused::Place(words)) => return Err(Error::usage(words)),
         Err(Refused::File(refusal, found)) => {

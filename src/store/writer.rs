@@ -10,6 +10,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
@@ -33,6 +34,13 @@ const MARKS: usize = 4096;
 
 /// Marks that are worth a commit of their own.
 const MANY_MARKS: usize = 512;
+
+/// Bytes of a log that a run may leave behind. To read so many takes the next one a third of a millisecond; to put them
+/// into the file takes several, but it comes to that once in a hundred short runs.
+const LONG_LOG: u64 = 1 << 20;
+
+/// Time that others get to let go of a log that has become too long.
+pub(super) const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Microseconds in a second.
 pub(super) const SECOND: i64 = 1_000_000;
@@ -170,6 +178,7 @@ pub(super) fn start(
                 common,
                 connection: memory,
                 is_pruned: false,
+                has_stored: false,
             }
             .run(receiver);
         })?;
@@ -185,6 +194,7 @@ struct Writer {
     common: Arc<Common>,
     connection: Option<Shared>,
     is_pruned: bool,
+    has_stored: bool,
 }
 
 /// What is committed together.
@@ -214,6 +224,8 @@ impl Group {
 
 impl Writer {
     fn run(mut self, mut receiver: mpsc::Receiver<Message>) {
+        // What is asked for mostly comes some time after the thread was.
+        let _ = self.connect();
         while let Some(first) = receiver.blocking_recv() {
             let mut group = Group::default();
             group.add(first);
@@ -236,7 +248,11 @@ impl Writer {
             let _ = store.done.send(is_committed);
         }
         if has_stores && is_committed {
+            self.has_stored = true;
             self.keep_small();
+        }
+        if !group.finishes.is_empty() && self.has_stored {
+            self.leave_short_log();
         }
         for finish in group.finishes {
             let _ = finish.send(());
@@ -315,6 +331,17 @@ impl Writer {
             common.fail(&error);
         }
     }
+
+    /// The next process that comes alone reads the whole log before anything else; a long one is put into the file here,
+    /// unless others are at it.
+    fn leave_short_log(&self) {
+        if let (Some(connection), Some(place)) = (&self.connection, &self.common.place)
+            && log_bytes(place) > LONG_LOG
+        {
+            // It is right as it is, only long.
+            let _ = prune::cut_log(&lock(connection), Duration::ZERO);
+        }
+    }
 }
 
 /// Sets how large the file and its log may grow; kept by SQLite for this connection only.
@@ -376,9 +403,13 @@ fn cut_long_log(connection: &Connection, common: &Common) -> rusqlite::Result<()
     let Some(place) = &common.place else {
         return Ok(());
     };
-    let log = fs::metadata(file::beside(&place.path, "-wal"));
-    if log.is_ok_and(|log| log.len() > 2 * common.limits.log_bytes) {
-        prune::cut_log(connection)?;
+    if log_bytes(place) > 2 * common.limits.log_bytes {
+        prune::cut_log(connection, PATIENCE)?;
     }
     Ok(())
+}
+
+fn log_bytes(place: &Place) -> u64 {
+    let log = fs::metadata(file::beside(&place.path, "-wal"));
+    log.map_or(0, |log| log.len())
 }

@@ -149,3 +149,24 @@ fn clearing_disturbs_nobody() {
     assert!(stats.oldest.is_some() && stats.oldest == stats.newest);
     end(cache);
 }
+
+#[test]
+fn a_run_leaves_no_long_log_to_the_next_one() {
+    let folder = Folder::new();
+    let text = "x".repeat(20_000);
+    let log = || {
+        let log = crate::store::file::beside(&folder.file(), "-wal");
+        fs::metadata(log).unwrap().len()
+    };
+    let cache = open(&folder.file());
+    store_many(&cache, 0..100, &text);
+    assert!(log() > 1 << 20, "{}", log());
+    end(cache);
+    assert!(log() < 1 << 20, "{}", log());
+    // A few replies are not worth the time; and who only reads writes nothing.
+    let cache = open(&folder.file());
+    assert_eq!(cache.lookup(&key(99)), Some(reply(&text)));
+    store(&cache, 100, reply(&text));
+    end(cache);
+    assert!((1..1 << 20).contains(&log()), "{}", log());
+}
