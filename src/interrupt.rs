@@ -57,8 +57,14 @@ pub async fn signal() -> i32 {
 /// (proc(5), `SigIgn`). Where there is no `/proc`, none.
 #[cfg(unix)]
 fn ignored() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    status
+    use std::io::Read as _;
+
+    // Of unknown size, it would be read in ten steps.
+    let mut status = [0; 8192];
+    let length = std::fs::File::open("/proc/self/status")
+        .and_then(|mut file| file.read(&mut status))
+        .unwrap_or(0);
+    String::from_utf8_lossy(&status[..length])
         .lines()
         .find_map(|line| line.strip_prefix("SigIgn:"))
         .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())

@@ -18,12 +18,13 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::api::address::beside;
-use crate::api::client::{Client, MAX_ERROR, MAX_PLAIN, Silence};
+use crate::api::client::{Client, MAX_ERROR, MAX_PLAIN};
 use crate::api::credentials::hide;
 use crate::api::event::Api;
 use crate::api::failure::{Failure, Kind};
 use crate::api::fault;
 use crate::api::line::path;
+use crate::api::silence::Watched;
 use crate::secret::secret::Secret;
 
 /// Time that any answer may take to begin, besides that for what is uploaded.
@@ -322,12 +323,12 @@ impl Client {
         out.rewind()
             .and_then(|()| out.set_len(0))
             .map_err(|error| failed(&error))?;
-        let mut response = self
+        let response = self
             .answered(PATIENCE, |http| Ok(http.get(url.clone())))
             .await?;
-        let mut silence = Silence::new(self.timeout);
-        while let Some(bytes) = silence.chunk(&mut response).await? {
-            out.write_all(&bytes).map_err(|error| failed(&error))?;
+        let mut watched = Watched::new(response.bytes_stream(), self.timeout);
+        while let Some(bytes) = watched.next().await {
+            out.write_all(&bytes?).map_err(|error| failed(&error))?;
         }
         out.rewind().map_err(|error| failed(&error))
     }

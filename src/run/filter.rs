@@ -27,7 +27,9 @@ use crate::report::price::dollars;
 use crate::report::progress::{Progress, Screen};
 use crate::run::batch::Batch;
 use crate::run::job::Job;
-use crate::run::parts::{Memory, asker, join, merger, open_cache, pieces, start_demo, whom};
+use crate::run::parts::{
+    Begin, Memory, asker, join, merger, open_cache, pieces, read, start_demo, whom,
+};
 use crate::run::plan::Plan;
 use crate::run::record::{budget, by_batch, open_book, write_metrics};
 use crate::run::runtime;
@@ -97,6 +99,18 @@ pub(super) fn config_file() -> Result<file::File, Error> {
     }
 }
 
+/// Begins to read, but for a batch: what comes of it has to be there before the input is looked up.
+fn read_early(
+    config: &Config,
+    task: &mut Task,
+    encoding: Encoding,
+) -> Result<Option<Begin>, Error> {
+    if config.batch.is_some() && !config.is_dry_run {
+        return Ok(None);
+    }
+    read(config, task.sources.take(), task.prompt.clone(), encoding).map(Some)
+}
+
 async fn ask(
     config: Config,
     mut task: Task,
@@ -116,18 +130,19 @@ async fn ask(
     }
     let mut remark_if_empty = task.remark_if_empty.clone();
     let encoding = tell_whom(&config, &client.host(), demo.as_ref(), &messages);
-    let memory = open_cache(&config, &messages);
     let replaced = std::mem::take(&mut task.replaced);
     let (schema, is_prompt_alone) = (task.schema.clone(), task.sources.is_none());
+    let reading = read_early(&config, &mut task, encoding)?;
+    let memory = open_cache(&config, &messages);
     // The demo's address is another one each time.
     let url = if is_demo { "demo" } else { client.url() }.to_owned();
     let recall = Recall {
         identity: Identity::new(&url, &request),
         cache: memory.cache.clone(),
     };
+    let mut early = reading.map(|begin| begin(recall.clone()));
     let (budget, tariff) = budget(&config, is_demo)?;
-    if config.is_dry_run {
-        let (pieces, cutters) = pieces(&config, task.sources, task.prompt, encoding, recall)?;
+    if let Some((pieces, cutters)) = early.take_if(|_| config.is_dry_run) {
         let template = Template::new(request);
         let plan = Plan {
             format: config.format,
@@ -172,14 +187,12 @@ async fn ask(
         verdicts,
         messages: &messages,
     };
-    let asker = match batch.run(asker, &mut task, &mut progress).await {
-        Ok(asker) => asker,
-        Err(error) => {
-            records.close(&Tally::default()).await;
-            return Err(error);
-        }
+    let asker = batch.run(asker, &mut task, &mut progress).await;
+    let asker = records.keep(asker).await?;
+    let (pieces, cutters) = match early {
+        Some(early) => early,
+        None => pieces(&config, task.sources, task.prompt, encoding, recall)?,
     };
-    let (pieces, cutters) = pieces(&config, task.sources, task.prompt, encoding, recall)?;
     let job = Job {
         is_line: merger.is_some() || asker.schema.is_some() || is_prompt_alone,
         is_by_line: config.by == By::Line && merger.is_none(),
@@ -234,6 +247,14 @@ struct Records<'a> {
 }
 
 impl Records<'_> {
+    /// Ends the records with what ends the run.
+    async fn keep<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        if result.is_err() {
+            self.close(&Tally::default()).await;
+        }
+        result
+    }
+
     /// Waits until all of it is where it belongs.
     async fn close(&self, tally: &Tally) {
         self.memory.finish(self.messages).await;

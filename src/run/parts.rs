@@ -2,7 +2,7 @@
 //! the thread that cuts.
 
 use std::io::{self, IsTerminal as _};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
@@ -293,7 +293,10 @@ pub(super) type Pieces = mpsc::Receiver<Result<Found, Error>>;
 /// Reads of which the pieces wait to be looked up.
 const READ_AHEAD: usize = 2;
 
-/// Starts the threads that read and cut, and look up what was cut; without input there are none.
+/// Has what was cut looked up; gives what comes of it, and the threads that are to be waited for.
+pub(super) type Begin = Box<dyn FnOnce(Recall) -> (Pieces, Vec<JoinHandle<()>>)>;
+
+/// Reads, cuts and looks up what was cut.
 pub(super) fn pieces(
     config: &Config,
     sources: Option<Vec<Source>>,
@@ -301,16 +304,27 @@ pub(super) fn pieces(
     encoding: Encoding,
     recall: Recall,
 ) -> Result<(Pieces, Vec<JoinHandle<()>>), Error> {
+    read(config, sources, prompt, encoding).map(|begin| begin(recall))
+}
+
+/// Starts to read and cut, while others find out what is remembered; without input there is no thread.
+pub(super) fn read(
+    config: &Config,
+    sources: Option<Vec<Source>>,
+    prompt: String,
+    encoding: Encoding,
+) -> Result<Begin, Error> {
     let ahead = match config.by {
         By::File => 2,
         By::Line | By::Paragraph => 64,
         By::Sentence => (CUT_AHEAD / config.chunk_tokens.get()).clamp(2, 64),
     };
-    let (sender, receiver) = mpsc::channel(ahead);
     let Some(sources) = sources else {
-        let alone = single("the request", prompt, &recall);
-        return Ok((alone, Vec::new()));
+        return Ok(Box::new(move |recall| {
+            (single("the request", prompt, &recall), Vec::new())
+        }));
     };
+    let (sender, receiver) = mpsc::channel(ahead);
     let options = ChunkerOptions {
         by: config.by,
         max_tokens: config.chunk_tokens.get(),
@@ -319,29 +333,90 @@ pub(super) fn pieces(
     };
     let flush_after = config.flush_after;
     let tells_ends = config.in_place.is_some();
-    let (cut, read) = sync_channel(READ_AHEAD);
-    // A thread that waits for SQLite or hashes does not cut meanwhile, so these are two.
+    let (tell, told) = sync_channel(1);
     let cutter = spawn("cut", move || {
+        let mut finder = Finder {
+            told,
+            recall: None,
+            sender,
+            thread: None,
+        };
         let result = reader::read(sources, &options, flush_after, tells_ends, |pieces| {
-            cut.send(Ok(pieces)).is_ok()
+            finder.find(Ok(pieces))
         });
         if let Err(error) = result {
-            let _ = cut.send(Err(error));
+            finder.find(Err(error));
         }
+        finder.join();
     })?;
-    let finder = spawn("look up", move || {
-        for pieces in read {
-            let send = |found| sender.blocking_send(Ok(found)).is_ok();
-            let is_wanted = match pieces {
-                Ok(pieces) => look_up(pieces, &recall, send),
-                Err(error) => sender.blocking_send(Err(error)).is_ok(),
+    Ok(Box::new(move |recall| {
+        let _ = tell.send(recall);
+        (receiver, vec![cutter])
+    }))
+}
+
+/// What one read brought.
+type Cut = Result<Vec<Piece>, Error>;
+
+/// Looks up what was cut. A thread that waits for a database or hashes does not cut meanwhile, so it has one of its own;
+/// but not for the first pieces, which are all that most runs have.
+struct Finder {
+    /// What is remembered, once that is known.
+    told: Receiver<Recall>,
+    recall: Option<Recall>,
+    sender: mpsc::Sender<Result<Found, Error>>,
+    thread: Option<(SyncSender<Cut>, JoinHandle<()>)>,
+}
+
+impl Finder {
+    /// Says whether anybody still wants what is found.
+    fn find(&mut self, pieces: Cut) -> bool {
+        let Some(recall) = &self.recall else {
+            let Ok(recall) = self.told.recv() else {
+                return false;
             };
-            if !is_wanted {
-                return;
+            let is_wanted = send(pieces, &recall, &self.sender);
+            self.recall = Some(recall);
+            return is_wanted;
+        };
+        if self.thread.is_none() {
+            let (cut, read) = sync_channel(READ_AHEAD);
+            let (recall, sender) = (recall.clone(), self.sender.clone());
+            let work = move || {
+                let _ = read
+                    .into_iter()
+                    .all(|pieces| send(pieces, &recall, &sender));
+            };
+            match spawn("look up", work) {
+                Ok(thread) => self.thread = Some((cut, thread)),
+                Err(error) => {
+                    let _ = self.sender.blocking_send(Err(error));
+                    return false;
+                }
             }
         }
-    })?;
-    Ok((receiver, vec![cutter, finder]))
+        let thread = self.thread.as_ref();
+        thread.is_some_and(|(cut, _)| cut.send(pieces).is_ok())
+    }
+
+    /// Waits until all is found.
+    fn join(self) {
+        if let Some((cut, thread)) = self.thread {
+            drop(cut);
+            if let Err(panic) = thread.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+}
+
+fn send(pieces: Cut, recall: &Recall, sender: &mpsc::Sender<Result<Found, Error>>) -> bool {
+    match pieces {
+        Ok(pieces) => look_up(pieces, recall, |found| {
+            sender.blocking_send(Ok(found)).is_ok()
+        }),
+        Err(error) => sender.blocking_send(Err(error)).is_ok(),
+    }
 }
 
 /// Waits for the threads that read. One that broke off looks like the end of input; a short output
