@@ -53,11 +53,41 @@ const OTHER: u8 = 128;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    link_small();
     let out = std::env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     let out = Path::new(&out);
     write_vocabulary(out, "o200k", bpe_openai::o200k_base(), 1 << 20, 1 << 20);
     write_vocabulary(out, "cl100k", bpe_openai::cl100k_base(), 1 << 19, 1 << 18);
     write_classes(out);
+}
+
+/// Has the linker write down what the loader has to put in place in a twentieth of the room (`RELR`): the loader reads all
+/// of it at every start. What is seldom run is put together, away from the rest. A linker that knows neither goes on
+/// without; the loader has to know the first, as glibc does from 2.36 on.
+fn link_small() {
+    let is = |name: &str, value: &str| std::env::var(name).is_ok_and(|found| found == value);
+    if !is("CARGO_CFG_TARGET_OS", "linux") || !is("CARGO_CFG_TARGET_ENV", "gnu") {
+        return;
+    }
+    println!("cargo:rustc-link-arg-bins=-Wl,-z,keep-text-section-prefix");
+    // Of another machine than this one nothing is known.
+    let is_here = std::env::var("HOST").ok() == std::env::var("TARGET").ok();
+    let version = std::process::Command::new("getconf")
+        .arg("GNU_LIBC_VERSION")
+        .output();
+    let minor = version.ok().and_then(|version| {
+        let version = String::from_utf8(version.stdout).ok()?;
+        version
+            .trim()
+            .strip_prefix("glibc 2.")?
+            .split('.')
+            .next()?
+            .parse::<u32>()
+            .ok()
+    });
+    if is_here && minor.is_some_and(|minor| minor >= 36) {
+        println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+    }
 }
 
 fn write(out: &Path, name: &str, bytes: &[u8]) {
