@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io::{self, BufRead as _, BufReader, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +18,9 @@ use crate::store::ledger::{ABANDONED, BOUNDS, Ledger};
 
 /// Bytes of journals that are taken over in one transaction, about.
 const GROUP: u64 = 4 << 20;
+
+/// Bytes of a journal that are read at a time.
+const BUFFER: usize = 64 << 10;
 
 /// Where there are no locks, a journal that was not written to for so long has no writer any more.
 const STALE: Duration = Duration::from_hours(24);
@@ -177,13 +180,16 @@ fn take(
         .optional()?;
     let from = known.map_or(0, |(_, _, taken)| taken.cast_unsigned());
     file.seek(SeekFrom::Start(from))?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    // What its writer is about to finish is left for later.
-    let whole = memchr::memrchr(b'\n', &bytes).map_or(0, |at| at + 1);
     let mut owner = known.map(|(run, source, _)| (run, source));
-    for line in bytes[..whole].split(|byte| *byte == b'\n') {
-        let Some(line) = Line::read(line) else {
+    // Line by line: the journal of a long run is long.
+    let mut lines = BufReader::with_capacity(BUFFER, &file);
+    let (mut bytes, mut whole) = (Vec::new(), 0);
+    // What its writer is about to finish is left for later.
+    while lines.read_until(b'\n', &mut bytes)? > 0 && bytes.ends_with(b"\n") {
+        whole += bytes.len() as u64;
+        let line = Line::read(&bytes);
+        bytes.clear();
+        let Some(line) = line else {
             continue;
         };
         match (line, owner) {
@@ -199,7 +205,7 @@ fn take(
             }
         }
     }
-    let end = from + whole as u64;
+    let end = from + whole;
     if let Some((run, source)) = owner {
         if is_over {
             abandon(connection, run, source, deltas)?;
@@ -216,7 +222,7 @@ fn take(
         file,
         is_over,
         end,
-        bytes: whole as u64,
+        bytes: whole,
     }))
 }
 
