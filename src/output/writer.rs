@@ -213,8 +213,13 @@ fn stdout() -> io::Result<impl Write> {
     Ok(io::stdout().lock())
 }
 
+/// What Windows says of a pipe that it has taken down (`ERROR_PIPE_NOT_CONNECTED`); the standard library has no kind
+/// for it.
+const NOT_CONNECTED: i32 = 233;
+
 fn failure(source: io::Error) -> Error {
-    if source.kind() == io::ErrorKind::BrokenPipe {
+    let is_taken_down = cfg!(windows) && source.raw_os_error() == Some(NOT_CONNECTED);
+    if source.kind() == io::ErrorKind::BrokenPipe || is_taken_down {
         Error::ReaderLeft
     } else {
         Error::Output(source)
