@@ -16,7 +16,7 @@ use crate::pipeline::ask::Asker;
 use crate::pipeline::batch::{Batches, Standing, Whom};
 use crate::pipeline::verdicts::Verdicts;
 use crate::report::progress::Progress;
-use crate::run::parts::{join, pieces};
+use crate::run::pieces::{join, pieces};
 use crate::run::record::{by_batch, open_batch_book};
 use crate::run::task::Task;
 use crate::secret::redact::{Words, redact};

@@ -27,9 +27,8 @@ use crate::report::price::dollars;
 use crate::report::progress::{Progress, Screen};
 use crate::run::batch::Batch;
 use crate::run::job::Job;
-use crate::run::parts::{
-    Begin, Memory, asker, join, merger, open_cache, pieces, read, start_demo, whom,
-};
+use crate::run::parts::{Memory, asker, merger, open_cache, start_demo, whom};
+use crate::run::pieces::{Begin, join, pieces, read};
 use crate::run::plan::Plan;
 use crate::run::record::{budget, by_batch, open_book, write_metrics};
 use crate::run::runtime;

@@ -16,7 +16,7 @@ use crate::pipeline::reduce::Reduce;
 use crate::pipeline::reorder::MapOptions;
 use crate::pipeline::tally::Tally;
 use crate::report::progress::{Progress, Screen};
-use crate::run::parts::{Pieces, single};
+use crate::run::pieces::{Pieces, single};
 
 /// Time that output which is ready gets when the run is interrupted.
 const LAST_WRITE: Duration = Duration::from_millis(500);

@@ -9,6 +9,7 @@ mod keys;
 #[cfg(feature = "oauth")]
 mod login;
 mod parts;
+mod pieces;
 mod plan;
 mod record;
 mod reports;
