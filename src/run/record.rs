@@ -32,7 +32,11 @@ pub(super) fn budget(config: &Config, is_demo: bool) -> Result<(Budget, Tariff),
     } else {
         spending.budgets
     };
-    let price = spending.price.clone().or(is_demo.then(Price::default));
+    let price = if is_demo {
+        Some(Price::default())
+    } else {
+        spending.price.clone()
+    };
     let is_bounded = spending.max_cost.is_some() || budgets != Budgets::default();
     if is_bounded && price.is_none() && !config.cache.is_only {
         let what = if spending.max_cost.is_some() {

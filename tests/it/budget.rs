@@ -202,10 +202,17 @@ fn the_demo_costs_nothing_whatever_the_budget() {
     let run = gptpipe()
         .at(&home)
         .config("[budget]\nday = 0\n")
-        .args(["--demo", "--max-cost", "0.01", "summarize"])
+        .args(["--demo", "-v", "--max-cost", "0.01", "summarize"])
         .input("One sentence. Another sentence.")
         .run();
-    run.status(0);
+    run.status(0).says("cost: $0.00\n");
+    let plan = gptpipe()
+        .args(["--demo", "--dry-run", "summarize"])
+        .input("One sentence. Another sentence.")
+        .run();
+    let plan = String::from_utf8_lossy(&plan.stdout);
+    let cost = "cost: $0.00 for the prompts, and $0.00 if";
+    assert!(plan.contains(cost), "{plan}");
 }
 
 /// One request waits for its turn while the other, which has it, needs more of the budget.
