@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use futures::{StreamExt as _, stream};
+
 use crate::child::{self, Run};
 use crate::figures::{Spread, table};
 use crate::order::makespan;
@@ -293,6 +295,23 @@ pub(crate) fn xargs(lab: &Lab) {
 }
 
 /// Five thousand chunks whose replies take constant, log-normal and heavy-tailed times.
+/// How long `buffered(n)` takes for replies of these times, by a clock that does not wait.
+fn buffered(times: impl Iterator<Item = Duration>, jobs: usize) -> Duration {
+    /// Tokio's clock has milliseconds.
+    const FINER: u32 = 1000;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let began = tokio::time::Instant::now();
+        let replies = times.map(|time| tokio::time::sleep(time * FINER));
+        stream::iter(replies).buffered(jobs).count().await;
+        began.elapsed() / FINER
+    })
+}
+
 pub(crate) fn schedule(lab: &Lab) {
     const LINES: usize = 5_000;
     let input = lab.folder.join("five-thousand");
@@ -324,6 +343,7 @@ pub(crate) fn schedule(lab: &Lab) {
             assert_eq!(real.len(), LINES, "requests");
             real.sort_by_key(|seen: &Seen| seen.number);
             let real = real.iter().map(|seen| Duration::from_secs_f64(seen.took));
+            let plain = buffered(real.clone(), jobs).as_secs_f64();
             let [asked, real] = [makespan(asked, jobs), makespan(real, jobs)]
                 .map(|ideal: Duration| ideal.as_secs_f64());
             rows.push(vec![
@@ -333,6 +353,7 @@ pub(crate) fn schedule(lab: &Lab) {
                 format!("{:.3}", wall / real),
                 format!("{asked:.2}"),
                 format!("{:.3}", wall / asked),
+                format!("{plain:.2}"),
                 format!("{:.2}", run.cpu.as_secs_f64()),
             ]);
         }
@@ -340,7 +361,8 @@ pub(crate) fn schedule(lab: &Lab) {
     println!(
         "### Schedules of 5,000 chunks\n\nThe ideal gives each reply in its order to the first place that is \
          free: with the times that the server's replies took, which its sleeps make a little longer than \
-         asked, and with the times that were asked.\n"
+         asked, and with the times that were asked. `buffered(n)` is the adapter of futures with the same replies, \
+         which holds back requests behind a slow head.\n"
     );
     let head = [
         "replies",
@@ -349,6 +371,7 @@ pub(crate) fn schedule(lab: &Lab) {
         "÷ ideal",
         "ideal as asked s",
         "÷ this",
+        "`buffered(n)` s",
         "processor s",
     ];
     println!("{}", table(&head, &rows));
