@@ -220,6 +220,21 @@ impl Kind {
         }
     }
 
+    /// Whether nothing can have reached the server.
+    #[must_use]
+    pub fn is_unsent(self) -> bool {
+        matches!(
+            self,
+            Self::Connect
+                | Self::Dns
+                | Self::Tls
+                | Self::Proxy
+                | Self::Url
+                | Self::NoKey
+                | Self::KeyLost
+        )
+    }
+
     /// Whether a smaller chunk may succeed.
     #[must_use]
     pub fn is_too_long(self) -> bool {

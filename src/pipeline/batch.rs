@@ -307,16 +307,7 @@ impl Batches<'_> {
 pub(super) fn is_unsure(failure: &Failure) -> bool {
     match failure.status {
         Some(status) => status >= 500 || matches!(status, 408 | 409),
-        None => !matches!(
-            failure.kind,
-            Kind::Connect
-                | Kind::Dns
-                | Kind::Tls
-                | Kind::Proxy
-                | Kind::Url
-                | Kind::NoKey
-                | Kind::KeyLost
-        ),
+        None => !failure.kind.is_unsent(),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -144,7 +144,7 @@ impl Batches<'_> {
             let full = std::mem::replace(open, self.open()?);
             self.send(full, waited).await?;
         }
-        let tokens = self.tokens(&[&context, &text]);
+        let tokens = self.asker.count(&[&context, &text]);
         open.add(key, tokens, &request).map_err(unwritten)
     }
 
@@ -166,18 +166,6 @@ impl Batches<'_> {
             }
             None => false,
         }
-    }
-
-    fn tokens(&self, texts: &[&str]) -> u32 {
-        let counter = self.asker.counter.lock();
-        let mut counter = counter.unwrap_or_else(PoisonError::into_inner);
-        let system = self.template.system();
-        let tokens: usize = texts
-            .iter()
-            .chain([&system])
-            .map(|text| counter.count(text))
-            .sum();
-        u32::try_from(tokens).unwrap_or(u32::MAX)
     }
 
     fn open(&self) -> Result<Open, Error> {

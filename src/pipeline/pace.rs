@@ -41,6 +41,11 @@ impl Asker {
         if !self.pacer.limits_tokens() && !self.budget.is_any() {
             return 0;
         }
+        self.count(texts)
+    }
+
+    /// The tokens of a request with these texts.
+    pub(super) fn count(&self, texts: &[&str]) -> u32 {
         let mut counter = self.counter.lock().unwrap_or_else(PoisonError::into_inner);
         let system = self.template.system();
         let parts = texts.iter().chain([&system]);

@@ -68,7 +68,7 @@ impl Asker {
             // What was refused, or never arrived, costs nothing.
             Err(failure) => (
                 failure.partial.as_deref(),
-                failure.status.is_none_or(|status| status < 400) && !is_unsent(failure.kind),
+                failure.status.is_none_or(|status| status < 400) && !failure.kind.is_unsent(),
             ),
         };
         if let Some(usage) = reply.and_then(|reply| reply.usage) {
@@ -85,19 +85,6 @@ impl Asker {
             cached_tokens: 0,
         })
     }
-}
-
-fn is_unsent(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::Connect
-            | Kind::Dns
-            | Kind::Tls
-            | Kind::Proxy
-            | Kind::Url
-            | Kind::NoKey
-            | Kind::KeyLost
-    )
 }
 
 /// The end of the run: every further request would be refused too.

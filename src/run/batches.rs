@@ -1,9 +1,8 @@
 //! `gptpipe batch`: from what was typed to the command.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use crate::api::client::{Client, ClientOptions};
+use crate::api::client::Client;
 use crate::api::event::Api;
 use crate::cli::args::Cli;
 use crate::cli::argv::BatchAction;
@@ -14,12 +13,9 @@ use crate::config::provider;
 use crate::error::{Error, ExitStatus};
 use crate::report::message;
 use crate::run::filter::{config_file, environment};
-use crate::run::parts::base_url;
+use crate::run::parts::{self, base_url};
 use crate::run::{print, runtime};
 use crate::store::batch::{Job, Jobs};
-
-/// Silence after which a server is given up.
-const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// `gptpipe batch`.
 pub(super) fn batch(cli: &Cli, action: BatchAction) -> Result<ExitStatus, Error> {
@@ -82,17 +78,7 @@ fn client(profile: Option<String>, url: Option<String>, file: &File) -> Result<C
         is("/responses", Api::Responses).or(is("/chat/completions", Api::Chat))
     });
     let provider = provider::resolve(profile, url, &environment, file)?;
-    let profile = &provider.profile;
-    Client::new(ClientOptions {
-        base_url: base_url(profile)?,
-        api: api.unwrap_or(profile.api),
-        end: profile.end,
-        keys: provider.keys(),
-        allows_http: profile.allows_http,
-        auth: profile.auth,
-        headers: profile.headers.clone(),
-        timeout: TIMEOUT,
-        jobs: 1,
-        idempotency_header: None,
-    })
+    let base_url = base_url(&provider.profile)?;
+    let api = api.unwrap_or(provider.profile.api);
+    parts::client(&provider, base_url, api, provider.keys())
 }

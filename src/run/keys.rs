@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::api::address::is_exposed;
-use crate::api::client::{Client, ClientOptions};
 use crate::cli::args::Cli;
 use crate::cli::argv::KeyAction;
 use crate::command::key;
@@ -16,15 +15,12 @@ use crate::error::{Error, ExitStatus};
 use crate::report::log::LedgerPlace;
 use crate::report::message;
 use crate::run::filter::{config_file, environment};
-use crate::run::parts::base_url;
+use crate::run::parts::{base_url, client};
 use crate::run::{print, runtime};
 use crate::secret::source::{Key, Origin, VARIABLE};
 
 /// How old a key may become, where the file says nothing else.
 const MAX_AGE: Duration = Duration::from_hours(90 * 24);
-
-/// Silence after which the server that checks a key is given up.
-const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// `gptpipe setup`.
 pub(super) fn setup(cli: &Cli) -> Result<ExitStatus, Error> {
@@ -42,7 +38,9 @@ pub(super) fn setup(cli: &Cli) -> Result<ExitStatus, Error> {
         profile: provider.profile.name.clone(),
         host: provider.host(),
         is_foreign: provider.profile.is_foreign,
-        client: is_checked.then(|| client(&provider, url)).transpose()?,
+        client: is_checked
+            .then(|| client(&provider, url, provider.profile.api, Arc::default()))
+            .transpose()?,
         keys: provider.keys(),
         models: paths::models_folder(),
     };
@@ -122,22 +120,6 @@ fn uses(file: &File) -> key::Uses {
             key::Uses::new()
         }
     }
-}
-
-fn client(provider: &Provider, base_url: String) -> Result<Client, Error> {
-    let profile = &provider.profile;
-    Client::new(ClientOptions {
-        base_url,
-        api: profile.api,
-        end: profile.end,
-        keys: Arc::default(),
-        allows_http: profile.allows_http,
-        auth: profile.auth,
-        headers: profile.headers.clone(),
-        timeout: TIMEOUT,
-        jobs: 1,
-        idempotency_header: None,
-    })
 }
 
 fn finish(done: Done, is_quiet: bool) -> Result<ExitStatus, Error> {

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal as _};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::api::client::{Auth, Client, ClientOptions};
 use crate::api::event::Api;
@@ -11,6 +12,7 @@ use crate::api::request::{
 };
 use crate::config::paths;
 use crate::config::profile::Profile;
+use crate::config::provider::Provider;
 use crate::config::settings::Config;
 use crate::demo::{self, DemoServer, Pace};
 use crate::error::Error;
@@ -27,6 +29,9 @@ use crate::run::task::Task;
 use crate::secret::secret::Secret;
 use crate::secret::source::Keys;
 use crate::store::cache::{Cache, CacheOptions, Place};
+
+/// Silence after which a command gives the server up.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What is remembered in memory alone takes no more bytes than this.
 const MEMORY_BYTES: u64 = 16 << 20;
@@ -102,6 +107,28 @@ pub(super) fn whom(
         }),
     };
     Ok((client, request))
+}
+
+/// What a command asks the profile's server with; requests one by one, without a model.
+pub(super) fn client(
+    provider: &Provider,
+    base_url: String,
+    api: Api,
+    keys: Arc<Keys>,
+) -> Result<Client, Error> {
+    let profile = &provider.profile;
+    Client::new(ClientOptions {
+        base_url,
+        api,
+        end: profile.end,
+        keys,
+        allows_http: profile.allows_http,
+        auth: profile.auth,
+        headers: profile.headers.clone(),
+        timeout: TIMEOUT,
+        jobs: 1,
+        idempotency_header: None,
+    })
 }
 
 /// Puts together what asks.
