@@ -1,11 +1,12 @@
 //! Replies that were paid for, found again by what determines them.
 //!
 //! A [`Cache`] is a cheap handle. Looking up happens at once, in the thread that asks: it costs
-//! microseconds. Storing goes to a thread of its own and resolves once it is committed. Whatever
-//! fails is a miss or an entry that is not remembered, and is told once: a cache is never a reason
-//! to lose a reply.
+//! microseconds. So does storing the first entry; all others go to a thread of its own. Either resolves once
+//! it is committed. Whatever fails is a miss or an entry that is not remembered, and is told once: a cache is
+//! never a reason to lose a reply.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -15,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::error::reason;
 use crate::store::database;
 use crate::store::entry::{self, Found, Read};
+use crate::store::first::{self, First};
 use crate::store::prune::Limits;
 use crate::store::schema::CACHE;
 use crate::store::trouble::{Trouble, WITHOUT, is_damage};
@@ -66,8 +68,12 @@ pub struct Cache {
 struct Inner {
     reader: Shared,
     common: Arc<Common>,
-    /// Started by the first entry to store; None where it could not be.
+    /// Started by the second entry to store; None where it could not be.
     writer: OnceLock<Option<mpsc::Sender<Message>>>,
+    /// Whether an entry is expected to be stored.
+    is_expecting: AtomicBool,
+    /// Whether the first entry was handed in.
+    has_first: AtomicBool,
     is_refresh: bool,
     /// Microseconds since 1970.
     opened: i64,
@@ -122,6 +128,8 @@ impl Cache {
                     marks: Mutex::default(),
                 }),
                 writer: OnceLock::new(),
+                is_expecting: AtomicBool::new(false),
+                has_first: AtomicBool::new(false),
                 is_refresh: options.is_refresh,
                 opened,
             }),
@@ -224,9 +232,12 @@ impl Cache {
         Some(found.entry)
     }
 
-    /// Gets ready to store, on the thread that does so: what is stored soon need not wait for that.
+    /// Says that one entry more will be stored. For the second one the thread that does so gets ready: what is stored
+    /// soon need not wait for that.
     pub fn expect(&self) {
-        let _ = self.writer();
+        if self.inner.is_expecting.swap(true, Ordering::Relaxed) {
+            let _ = self.writer();
+        }
     }
 
     /// Remembers an entry; resolves to true once it is committed, so that it outlives the process.
@@ -238,6 +249,12 @@ impl Cache {
         {
             return false;
         }
+        let stored = common.clock.now();
+        if !self.inner.has_first.swap(true, Ordering::Relaxed)
+            && let Some(is_committed) = self.store_first(&key, &entry, stored)
+        {
+            return is_committed;
+        }
         let Some(writer) = self.writer() else {
             return false;
         };
@@ -245,10 +262,34 @@ impl Cache {
         let store = Store {
             key,
             entry,
-            stored: common.clock.now(),
+            stored,
             done,
         };
         writer.send(Message::Store(store)).await.is_ok() && is_committed.await.unwrap_or(false)
+    }
+
+    /// Stores an entry at once; None where that might take long.
+    fn store_first(&self, key: &Key, entry: &Entry, stored: i64) -> Option<bool> {
+        let common = &self.inner.common;
+        let place = common.place.as_ref()?;
+        // Whoever looks something up at the moment would be waited for.
+        let connection = self.inner.reader.try_lock().ok()?;
+        let first = first::store(&connection, common, place, (key, entry, stored));
+        drop(connection);
+        match first {
+            Ok(First::Left) => None,
+            Ok(First::Stored { is_due }) => {
+                if is_due && let Some(writer) = self.writer() {
+                    // A full queue keeps the file small anyway.
+                    let _ = writer.try_send(Message::Upkeep);
+                }
+                Some(true)
+            }
+            Err(error) => {
+                common.fail(&error);
+                Some(false)
+            }
+        }
     }
 
     /// The first thing that went wrong since the cache was opened, once, in the words of a warning;
@@ -261,8 +302,11 @@ impl Cache {
     /// Waits until all that was asked for is committed and the marks of use are written, for some
     /// seconds at most; the end of a run. Needs a runtime with a clock.
     pub async fn finish(&self) {
-        let has_marks = !writer::lock(&self.inner.common.marks).is_empty();
-        if self.inner.writer.get().is_none() && !has_marks {
+        let common = &self.inner.common;
+        let has_marks = !writer::lock(&common.marks).is_empty();
+        let is_log_long = self.inner.has_first.load(Ordering::Relaxed)
+            && common.place.as_ref().is_some_and(writer::is_log_long);
+        if self.inner.writer.get().is_none() && !has_marks && !is_log_long {
             return;
         }
         let Some(writer) = self.writer() else {
@@ -270,6 +314,9 @@ impl Cache {
         };
         let (done, is_done) = oneshot::channel();
         let finished = async {
+            if is_log_long {
+                let _ = writer.send(Message::Upkeep).await;
+            }
             if writer.send(Message::Finish(done)).await.is_ok() {
                 let _ = is_done.await;
             }

@@ -54,6 +54,11 @@ impl Limits {
             entry_bytes: (max_bytes / 10).min(Self::LONGEST),
         }
     }
+
+    /// Pages that an entry of so many bytes takes at most: it may split a page on every level of both trees.
+    fn needed(self, bytes: u64) -> u64 {
+        bytes / PAGE + self.pages / 50 + 8
+    }
 }
 
 /// Pages of a file.
@@ -104,7 +109,8 @@ pub(super) fn prune_if_due(
     Ok(())
 }
 
-fn is_due(connection: &Connection, now: i64) -> rusqlite::Result<bool> {
+/// Whether nobody pruned in the last hour.
+pub(super) fn is_due(connection: &Connection, now: i64) -> rusqlite::Result<bool> {
     let last: Option<i64> = connection
         .prepare_cached("SELECT value FROM meta WHERE name = 'pruned'")?
         .query_row([], |row| row.get(0))
@@ -134,6 +140,15 @@ pub(super) fn prune(connection: &Connection, now: i64, limits: Limits) -> rusqli
     Ok(pruned)
 }
 
+/// Whether so many bytes more find room with certainty.
+pub(super) fn has_room(
+    connection: &Connection,
+    limits: Limits,
+    bytes: u64,
+) -> rusqlite::Result<bool> {
+    Ok(Pages::of(connection)?.used() + limits.needed(bytes) <= limits.pages)
+}
+
 /// Takes away what was not used for longest until a tenth of the file is free, if so many bytes
 /// more would not find room with certainty.
 pub(super) fn make_room(
@@ -142,12 +157,12 @@ pub(super) fn make_room(
     bytes: u64,
 ) -> rusqlite::Result<Pruned> {
     let mut pruned = Pruned::default();
-    // An entry may split a page on every level of both trees.
-    let needed = bytes / PAGE + limits.pages / 50 + 8;
-    if Pages::of(connection)?.used() + needed <= limits.pages {
+    if has_room(connection, limits, bytes)? {
         return Ok(pruned);
     }
-    let target = limits.pages.saturating_sub(needed.max(limits.pages / 10));
+    let target = limits
+        .pages
+        .saturating_sub(limits.needed(bytes).max(limits.pages / 10));
     slices(connection, &mut pruned, |connection| {
         let excess = Pages::of(connection)?.used().saturating_sub(target) * PAGE;
         if excess == 0 {

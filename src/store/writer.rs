@@ -2,7 +2,7 @@
 //! only then says so.
 //!
 //! It has a connection of its own, so that nobody who looks something up waits for a commit. It
-//! starts with the first entry to store; a run that finds everything never has it. After the first
+//! starts with the second entry to store; a run that finds everything never has it. After the first
 //! failure it stores nothing more and answers everything at once.
 
 use std::fs;
@@ -150,6 +150,8 @@ pub(super) enum Message {
     Store(Store),
     /// Write the marks of use.
     Marks,
+    /// Keep the file and its log small: something was stored without this thread.
+    Upkeep,
     /// Write everything and say so.
     Finish(oneshot::Sender<()>),
 }
@@ -203,6 +205,7 @@ struct Group {
     stores: Vec<Store>,
     bytes: u64,
     wants_marks: bool,
+    wants_upkeep: bool,
     finishes: Vec<oneshot::Sender<()>>,
 }
 
@@ -214,6 +217,7 @@ impl Group {
                 self.stores.push(store);
             }
             Message::Marks => self.wants_marks = true,
+            Message::Upkeep => self.wants_upkeep = true,
             Message::Finish(done) => {
                 self.wants_marks = true;
                 self.finishes.push(done);
@@ -242,12 +246,12 @@ impl Writer {
     fn serve(&mut self, group: Group) {
         let stores = group.stores;
         let is_committed = self.commit(&stores, group.wants_marks);
-        let has_stores = !stores.is_empty();
+        let has_stored = group.wants_upkeep || !stores.is_empty();
         for store in stores {
             // Nobody waits any more: it is stored all the same.
             let _ = store.done.send(is_committed);
         }
-        if has_stores && is_committed {
+        if has_stored && is_committed && self.connect().is_some() {
             self.has_stored = true;
             self.keep_small();
         }
@@ -336,7 +340,7 @@ impl Writer {
     /// unless others are at it.
     fn leave_short_log(&self) {
         if let (Some(connection), Some(place)) = (&self.connection, &self.common.place)
-            && log_bytes(place) > LONG_LOG
+            && is_log_long(place)
         {
             // It is right as it is, only long.
             let _ = prune::cut_log(&lock(connection), Duration::ZERO);
@@ -407,6 +411,11 @@ fn cut_long_log(connection: &Connection, common: &Common) -> rusqlite::Result<()
         prune::cut_log(connection, PATIENCE)?;
     }
     Ok(())
+}
+
+/// Whether a run should put the log into the file before it ends.
+pub(super) fn is_log_long(place: &Place) -> bool {
+    log_bytes(place) > LONG_LOG
 }
 
 fn log_bytes(place: &Place) -> u64 {

@@ -3,8 +3,10 @@
 use std::io::{BufRead, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
 
+use rusqlite::Connection;
+
 use super::*;
-use crate::store::upkeep;
+use crate::store::{file, upkeep};
 
 /// What a process of ours is told: its part and the file.
 const PART: &str = "GPTPIPE_STORE_TEST_PART";
@@ -78,6 +80,37 @@ fn share(file: &Path, number: u64) {
         store(&cache, own, reply(&format!("own {own}")));
     }
     end(cache);
+}
+
+#[test]
+fn the_first_entry_is_not_lost_where_another_process_writes() {
+    let folder = Folder::new();
+    let cache = open(&folder.file());
+    let other = Connection::open(folder.file()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    block_on(async {
+        let mut stored = std::pin::pin!(cache.store(key(1), reply("one")));
+        // Who else waits on this thread goes on meanwhile.
+        assert!(futures::poll!(stored.as_mut()).is_pending());
+        other.execute_batch("COMMIT").unwrap();
+        assert!(stored.await);
+    });
+    end(cache);
+    assert_eq!(open(&folder.file()).lookup(&key(1)), Some(reply("one")));
+}
+
+#[test]
+fn the_first_entry_goes_into_the_file_that_took_the_place_of_another() {
+    let folder = Folder::new();
+    let cache = open(&folder.file());
+    for suffix in ["", "-wal", "-shm"] {
+        let old = file::beside(&folder.file(), suffix);
+        fs::rename(&old, file::beside(&old, ".old")).unwrap();
+    }
+    end(open(&folder.file()));
+    store(&cache, 1, reply("one"));
+    end(cache);
+    assert_eq!(open(&folder.file()).lookup(&key(1)), Some(reply("one")));
 }
 
 /// Lets them all go at once and gives what they said; all must succeed.
