@@ -53,9 +53,9 @@ const OTHER: u8 = 128;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    link_small();
     let out = std::env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     let out = Path::new(&out);
+    link_small(out);
     write_vocabulary(out, "o200k", bpe_openai::o200k_base(), 1 << 20, 1 << 20);
     write_vocabulary(out, "cl100k", bpe_openai::cl100k_base(), 1 << 19, 1 << 18);
     write_classes(out);
@@ -64,8 +64,11 @@ fn main() {
 /// Has the linker write down what the loader has to put in place in a twentieth of the room (`RELR`): the loader reads all
 /// of it at every start. What is seldom run is put together, away from the rest. A linker that knows neither goes on
 /// without; the loader has to know the first, as glibc does from 2.36 on.
-fn link_small() {
+fn link_small(out: &Path) {
     let is = |name: &str, value: &str| std::env::var(name).is_ok_and(|found| found == value);
+    if is("CARGO_CFG_TARGET_ENV", "musl") && is("PROFILE", "release") {
+        return link_static(out);
+    }
     if !is("CARGO_CFG_TARGET_OS", "linux") || !is("CARGO_CFG_TARGET_ENV", "gnu") {
         return;
     }
@@ -88,6 +91,16 @@ fn link_small() {
     if is_here && minor.is_some_and(|minor| minor >= 36) {
         println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     }
+}
+
+/// The same of a program with musl in it, which puts itself in place. Such a program that panics ends there and then, so
+/// that what tells how to go back through its functions is left out; a linker script says so in all that it has to say.
+fn link_static(out: &Path) {
+    println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+    let script = "SECTIONS { /DISCARD/ : { *(EXCLUDE_FILE(*crtbegin*.o *crtend*.o) .eh_frame) } } INSERT BEFORE .text;";
+    write(out, "discard.ld", script.as_bytes());
+    let path = out.join("discard.ld");
+    println!("cargo:rustc-link-arg-bins=-Wl,-T,{}", path.display());
 }
 
 fn write(out: &Path, name: &str, bytes: &[u8]) {
