@@ -29,7 +29,7 @@ const TICK: Duration = Duration::from_secs(1);
 const LOST: u32 = 5;
 
 /// A job that is waited for.
-struct Watched {
+struct Awaited {
     job: Job,
     batch: String,
     state: String,
@@ -54,7 +54,7 @@ impl Batches<'_> {
                 self.is_unfinished = true;
                 continue;
             };
-            watched.push(Watched {
+            watched.push(Awaited {
                 batch,
                 state: String::new(),
                 completed: 0,
@@ -122,7 +122,7 @@ impl Batches<'_> {
     }
 
     /// Says how far things are, for whoever interrupts.
-    fn stand(&self, watched: &[Watched]) {
+    fn stand(&self, watched: &[Awaited]) {
         let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
         *standing = Standing {
             batches: watched.iter().map(|one| one.batch.clone()).collect(),
@@ -132,7 +132,7 @@ impl Batches<'_> {
     }
 
     /// Notes how far a job is, and tells of it: at every change of its state, with `-v` each time.
-    fn note(&self, watched: &mut Watched, batch: &Batch) -> Result<(), Error> {
+    fn note(&self, watched: &mut Awaited, batch: &Batch) -> Result<(), Error> {
         let counts = batch.counts;
         let is_new = watched.state != batch.word;
         watched.state.clone_from(&batch.word);
@@ -152,7 +152,7 @@ impl Batches<'_> {
     }
 
     /// Waits, and moves the line that people watch.
-    async fn wait(&mut self, wait: Duration, watched: &[Watched]) {
+    async fn wait(&mut self, wait: Duration, watched: &[Awaited]) {
         let end = Instant::now() + wait;
         loop {
             let left = end.saturating_duration_since(Instant::now());
@@ -171,7 +171,7 @@ impl Batches<'_> {
     }
 
     /// A batch that the server does not know any more: what was in it may be sent again.
-    fn lose(&mut self, lost: &Watched) -> Result<(), Error> {
+    fn lose(&mut self, lost: &Awaited) -> Result<(), Error> {
         self.is_unfinished = true;
         let batch = &lost.batch;
         self.asker.messages.warning(&format!(
@@ -187,8 +187,8 @@ impl Batches<'_> {
 }
 
 /// A job in a line.
-fn line(watched: &Watched) -> String {
-    let Watched {
+fn line(watched: &Awaited) -> String {
+    let Awaited {
         job,
         batch,
         state,
