@@ -5,11 +5,12 @@
 //! watches. A failure ends the run or is kept in mind for the summary.
 
 use std::borrow::Cow;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::{FutureExt as _, StreamExt as _};
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::api::failure::Failure;
@@ -59,7 +60,7 @@ impl Map<'_> {
     /// # Errors
     /// The first failure in the order of the input that ends the run; what stands before it has
     /// been handed to the writer, and what was in flight behind it has come to its end, so that it
-    /// is remembered.
+    /// is remembered. The same where writing fails; a reader that left waits for nothing.
     pub async fn run(
         mut self,
         pieces: mpsc::Receiver<Result<Found, Error>>,
@@ -74,6 +75,33 @@ impl Map<'_> {
         board.known.clone_from(&self.tally.known);
         let items = items(&self.asker, pieces, options, &traffic, &grown, &board);
         let mut items = std::pin::pin!(items);
+        let result = self
+            .take_all(items.as_mut(), (&board, &grown), &traffic, options)
+            .await;
+        let what = match &result {
+            Ok(()) | Err(Error::ReaderLeft) => return result,
+            Err(Error::Output(_)) => {
+                // No chunk has a smaller number.
+                traffic.over.send_replace(0);
+                "the output failed"
+            }
+            Err(_) => "a chunk failed",
+        };
+        if self.asker.recall.cache.is_some() {
+            let rest = async { while items.next().await.is_some() {} };
+            wait_for_flight(&self.messages, what, rest).await;
+        }
+        result
+    }
+
+    /// Takes the items and writes what comes of them, up to the first failure.
+    async fn take_all(
+        &mut self,
+        mut items: Pin<&mut impl Stream<Item = Item>>,
+        (board, grown): (&Board, &Notify),
+        traffic: &Traffic,
+        options: MapOptions,
+    ) -> Result<(), Error> {
         let mut tick = tokio::time::interval(UPDATE_EVERY);
         loop {
             if self.progress.is_shown() {
@@ -106,7 +134,7 @@ impl Map<'_> {
                     failure = self.writer.failed() => return Err(failure),
                     item = items.next() => item,
                     _ = tick.tick(), if self.progress.is_shown() => continue,
-                    () = head_grown(head.as_deref(), &grown) => {
+                    () = head_grown(head.as_deref(), grown) => {
                         // It leaves its place only while it is shown: its item has not come yet.
                         let head = board.shown.borrow_mut().pop_front();
                         if let Some(mut showing) = head {
@@ -135,23 +163,19 @@ impl Map<'_> {
                 Item::Error(error) => error,
                 Item::Hit(place, reply, _share) => {
                     let outcome = Outcome::remembered(reply);
-                    match self.take(&board, &place, &outcome, None, options) {
+                    match self.take(board, &place, &outcome, None, options) {
                         Ok(()) => continue,
                         Err(error) => error,
                     }
                 }
                 Item::Reply(place, outcome, text, _share) => {
-                    match self.take(&board, &place, &outcome, text.as_deref(), options) {
+                    match self.take(board, &place, &outcome, text.as_deref(), options) {
                         Ok(()) => continue,
                         Err(error) => error,
                     }
                 }
             };
             self.flush().await?;
-            if self.asker.recall.cache.is_some() {
-                let rest = async { while items.next().await.is_some() {} };
-                wait_for_flight(&self.messages, rest).await;
-            }
             return Err(error);
         }
     }

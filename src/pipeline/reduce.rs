@@ -143,7 +143,7 @@ impl Reduce<'_> {
                         while items.next().await.is_some() {}
                         while levels.next().await.is_some() {}
                     };
-                    wait_for_flight(&self.messages, rest).await;
+                    wait_for_flight(&self.messages, "a chunk failed", rest).await;
                 }
                 return Err(error);
             }

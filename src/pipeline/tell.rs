@@ -15,17 +15,20 @@ use crate::store::cache::Cache;
 /// Time after which the user is told what a run that failed is waiting for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Waits for what is in flight behind a failure: it is paid for, so it is to be remembered.
-pub(super) async fn wait_for_flight(messages: &Messages, flight: impl Future<Output = ()>) {
+/// Waits for what is in flight when `what` ends the run: it is paid for, so it is to be remembered.
+pub(super) async fn wait_for_flight(
+    messages: &Messages,
+    what: &str,
+    flight: impl Future<Output = ()>,
+) {
     let mut flight = std::pin::pin!(flight);
     if tokio::time::timeout(PATIENCE, flight.as_mut())
         .await
         .is_err()
     {
-        messages.warning(
-            "a chunk failed; waiting for the replies in flight, so that they need not be paid for \
-             again (Ctrl-C leaves them)",
-        );
+        messages.warning(&format!(
+            "{what}; waiting for the replies in flight, so that they need not be paid for again (Ctrl-C leaves them)"
+        ));
         flight.await;
     }
 }
