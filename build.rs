@@ -2,12 +2,11 @@
 //!
 //! Parsing a vocabulary takes tens of milliseconds, more than a whole run of this program may cost,
 //! so it is done here, once, and the program only looks things up in constant bytes. Per encoding:
-//! - `1` to `16`: open-addressing tables of the tokens of so many bytes, with those and the id, so that a search
-//!   touches one cache line; `long`: of all others, with where they start in `bytes`;
-//! - `hashes`: a filter that says which hashes no token has;
+//! - `1` to `12`: tables of the tokens of so many bytes, with the ids, and `13`: of all others; of cl100k they have only
+//!   what is no token of o200k, as `shared` and `shared.ids` tell where in the tables of that its other tokens are;
 //! - `spans`: a filter that says between which characters a token can reach;
 //! - `starts` and `ends`: filters that say where it can do so from or into the middle of one;
-//! - `pairs`: the ids of tokens of two ASCII characters; `characters`: how many tokens a character makes alone;
+//! - `pairs`: the ids of tokens of two characters of ASCII; `characters`: how many tokens a character makes alone;
 //! - `han.rows` and `han.pairs`: which two Chinese characters are in a token together, and `han.marks`, which marks are in
 //!   one with such a character.
 //!
@@ -17,13 +16,19 @@
 //! the same crates give the same bytes.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::path::Path;
 
 use bpe_openai::Tokenizer;
 use regex_syntax::hir::{Class, HirKind};
 
-/// Bits of an entry that hold the id.
-const ID_BITS: u32 = 18;
+use place::{ID_BITS, PRINTABLE};
+use tables::{Ids, Tables};
+
+#[path = "src/input/place.rs"]
+mod place;
+#[path = "src/input/tables.rs"]
+mod tables;
 
 /// How many masks of characters that tokens start before there are.
 const STARTS: usize = 1 << 12;
@@ -53,11 +58,19 @@ const OTHER: u8 = 128;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=src/input/place.rs");
+    println!("cargo:rerun-if-changed=src/input/tables.rs");
     let out = std::env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     let out = Path::new(&out);
     link_small(out);
-    write_vocabulary(out, "o200k", bpe_openai::o200k_base(), 1 << 20, 1 << 20);
-    write_vocabulary(out, "cl100k", bpe_openai::cl100k_base(), 1 << 19, 1 << 18);
+    let o200k = write_vocabulary(out, "o200k", bpe_openai::o200k_base(), 1 << 19, None);
+    write_vocabulary(
+        out,
+        "cl100k",
+        bpe_openai::cl100k_base(),
+        1 << 18,
+        Some(&o200k),
+    );
     write_classes(out);
 }
 
@@ -110,10 +123,10 @@ fn write(out: &Path, name: &str, bytes: &[u8]) {
 fn write_vocabulary(
     out: &Path,
     name: &str,
-    tokenizer: &Tokenizer,
-    hash_bits: usize,
+    tokenizer: &'static Tokenizer,
     span_bits: usize,
-) {
+    shared: Option<&HashMap<&[u8], usize>>,
+) -> HashMap<&'static [u8], usize> {
     let tokens: Vec<&[u8]> = (0..tokenizer.bpe.num_tokens())
         .map(|id| {
             tokenizer
@@ -124,34 +137,12 @@ fn write_vocabulary(
     assert!(tokens.len() < (1 << ID_BITS) - 1, "ids fit in an entry");
     assert!(tokens.iter().all(|token| (1..=128).contains(&token.len())));
 
-    for len in 1..=16 {
-        let entries = tokens
-            .iter()
-            .enumerate()
-            .filter(|(_, token)| token.len() == len);
-        let entries = entries.map(|(id, token)| (hash(token), short_entry(id, token)));
-        let mut table = open_addressing(entries.collect());
-        // The last entry, too, is read as if it were of the longest kind.
-        table.resize(table.len() + 16 - len + 1, 0);
-        write(out, &format!("{name}.{len}"), &table);
+    let ids: Ids = tokens.iter().copied().zip(0..).collect();
+    let tables = Tables::new(&ids, shared);
+    for (file, bytes) in tables.files {
+        write(out, &format!("{name}.{file}"), &bytes);
     }
-    let (mut entries, mut bytes) = (Vec::new(), Vec::new());
-    for (id, token) in tokens
-        .iter()
-        .enumerate()
-        .filter(|(_, token)| token.len() > 16)
-    {
-        let start = u32::try_from(bytes.len())
-            .expect("some 100 KB")
-            .to_le_bytes();
-        entries.push((hash(token), entry(&start, id, token)));
-        bytes.extend(*token);
-    }
-    write(out, &format!("{name}.long"), &open_addressing(entries));
-    write(out, &format!("{name}.bytes"), &bytes);
-    write(out, &format!("{name}.hashes"), &hashes(&tokens, hash_bits));
-    write(out, &format!("{name}.pairs"), &pairs(&tokens));
-    let ids = tokens.iter().copied().zip(0..).collect();
+    write(out, &format!("{name}.pairs"), &pairs(&ids));
     write(out, &format!("{name}.characters"), &characters(&ids));
     let (rows, pairs) = han(&tokens, &ids);
     let units = |units: &[u16]| -> Vec<u8> { units.iter().flat_map(|u| u.to_le_bytes()).collect() };
@@ -162,82 +153,26 @@ fn write_vocabulary(
     let borders = Borders::of(&tokens, &ids, span_bits);
     let bytes = |masks: &[u64]| -> Vec<u8> { masks.iter().flat_map(|m| m.to_le_bytes()).collect() };
     write(out, &format!("{name}.spans"), &borders.spans);
-    write(out, &format!("{name}.starts"), &bytes(&borders.starts));
+    let (index, starts) = distinct(borders.starts.chunks(1));
+    write(out, &format!("{name}.starts.index"), &index);
+    write(out, &format!("{name}.starts"), &bytes(&starts));
     write(out, &format!("{name}.ends"), &bytes(&borders.ends));
+    tables.places
 }
 
-/// A token, then its id and 1 in three bytes: never 0, which stands for a free place.
-fn short_entry(id: usize, token: &[u8]) -> Vec<u8> {
-    let id = u32::try_from(id + 1).expect("18 bits").to_le_bytes();
-    [token, &id[..3]].concat()
-}
-
-/// A key, then the id below the length: never 0, which stands for a free place.
-fn entry(key: &[u8], id: usize, token: &[u8]) -> Vec<u8> {
-    let tail = token.len() << ID_BITS | id;
-    let tail = u32::try_from(tail).expect("18 bits and 8").to_le_bytes();
-    [key, &tail].concat()
-}
-
-/// Lowest ids first, as they are the most frequent and then sit nearest to their home.
-fn open_addressing(entries: Vec<(u64, Vec<u8>)>) -> Vec<u8> {
-    let width = entries.first().map_or(0, |(_, entry)| entry.len());
-    // 3/4 full: most searches for what is not there do not come here, see `hashes`.
-    let length = entries.len() * 4 / 3;
-    let mut table = vec![0; length * width];
-    let mut is_taken = vec![false; length];
-    for (hash, entry) in entries {
-        let mut at = home(hash, length);
-        while is_taken[at] {
-            at = (at + 1) % length;
-        }
-        is_taken[at] = true;
-        table[at * width..][..width].copy_from_slice(&entry);
-    }
-    table
-}
-
-/// Where in a table of `length` entries a search begins: the same function as in `src/input/vocabulary.rs`.
-fn home(hash: u64, length: usize) -> usize {
-    (((hash & 0xffff_ffff) * length as u64) >> 32) as usize
-}
-
-/// The same function as in `src/input/vocabulary.rs`, where the reasons are.
-#[allow(clippy::cast_possible_truncation)]
-fn hash(bytes: &[u8]) -> u64 {
-    bytes.chunks(16).fold(0, |hash, chunk| {
-        let mut key = [0; 16];
-        key[..chunk.len()].copy_from_slice(chunk);
-        let key = u128::from_le_bytes(key) ^ u128::from(hash);
-        let low = (key as u64) ^ 0x9e37_79b9_7f4a_7c15;
-        let high = ((key >> 64) as u64) ^ 0xd1b5_4a32_d192_ed03;
-        let product = u128::from(low) * u128::from(high);
-        (product as u64) ^ ((product >> 64) as u64)
-    })
-}
-
-/// Two bits for every token in one word, by its hash: most pairs that merging looks up are no token, and this tells so
-/// with one read.
-fn hashes(tokens: &[&[u8]], bits: usize) -> Vec<u8> {
-    let mut words = vec![0_u64; bits / 64];
-    for token in tokens {
-        let hash = hash(token);
-        let word = (hash >> 38) as usize % words.len();
-        words[word] |= 1 << (hash >> 32 & 63) | 1 << (hash >> 52 & 63);
-    }
-    words.into_iter().flat_map(u64::to_le_bytes).collect()
-}
-
-/// The id of every token of two ASCII characters by those, and `u32::MAX` where there is none: merging a word
-/// starts with all its pairs.
-fn pairs(tokens: &[&[u8]]) -> Vec<u8> {
-    let mut pairs = vec![u32::MAX; 128 * 128];
-    for (id, token) in (0..).zip(tokens) {
-        if let [first @ ..0x80, second @ ..0x80] = **token {
-            pairs[usize::from(first) << 7 | usize::from(second)] = id;
-        }
-    }
-    pairs.into_iter().flat_map(u32::to_le_bytes).collect()
+/// The id and 1 of every token of two printable characters of ASCII by those, in 3 bytes, and 0 where there is none:
+/// merging a word starts with all its pairs.
+fn pairs(ids: &Ids) -> Vec<u8> {
+    let pairs = PRINTABLE.flat_map(|first| PRINTABLE.map(move |second| [first, second]));
+    let mut pairs: Vec<u8> = pairs
+        .flat_map(|pair| {
+            let id = ids.get(&pair[..]).map_or(0, |id| id + 1);
+            id.to_le_bytes().into_iter().take(3)
+        })
+        .collect();
+    // The last one, too, is read as if it were of 4 bytes.
+    pairs.push(0);
+    pairs
 }
 
 /// Where tokens reach from one character into the next.
@@ -252,7 +187,7 @@ struct Borders {
 }
 
 impl Borders {
-    fn of(tokens: &[&[u8]], ids: &HashMap<&[u8], usize>, span_bits: usize) -> Self {
+    fn of(tokens: &[&[u8]], ids: &Ids, span_bits: usize) -> Self {
         let mut borders = Self {
             spans: vec![0; span_bits / 8],
             starts: vec![0; STARTS],
@@ -287,7 +222,7 @@ impl Borders {
 
 /// Whether merging bytes can make `token` only of whole characters, each of which is a token itself and is complete
 /// before `token` could be made. Merging may then begin with characters in place of bytes.
-fn is_made_of_characters(ids: &HashMap<&[u8], usize>, id: usize, token: &[u8]) -> bool {
+fn is_made_of_characters(ids: &Ids, id: usize, token: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(token) else {
         // What is cut at its ends is told of by `starts` and `ends`.
         return true;
@@ -299,7 +234,7 @@ fn is_made_of_characters(ids: &HashMap<&[u8], usize>, id: usize, token: &[u8]) -
 }
 
 /// How many tokens some bytes make, and the highest id that was merged on the way.
-fn encode(ids: &HashMap<&[u8], usize>, bytes: &[u8]) -> (usize, Option<usize>) {
+fn encode(ids: &Ids, bytes: &[u8]) -> (usize, Option<usize>) {
     let mut borders: Vec<usize> = (0..=bytes.len()).collect();
     let mut latest = None;
     loop {
@@ -314,7 +249,7 @@ fn encode(ids: &HashMap<&[u8], usize>, bytes: &[u8]) -> (usize, Option<usize>) {
 }
 
 /// How many tokens each character of the basic plane makes alone, in 2 bits; 0 for what is none.
-fn characters(ids: &HashMap<&[u8], usize>) -> Vec<u8> {
+fn characters(ids: &Ids) -> Vec<u8> {
     let mut counts = vec![0; 0x1_0000 / 4];
     for code in 0..0x1_0000 {
         let character = char::from_u32(code).map(String::from).unwrap_or_default();
@@ -330,15 +265,15 @@ fn characters(ids: &HashMap<&[u8], usize>) -> Vec<u8> {
 /// none is in another's places: at the sum of a row's number and a second character, that number above 2 bits, if some
 /// token holds both characters side by side: whether they are a token, and whether they are in a longer one. All bits
 /// are set where there is nothing.
-fn han(tokens: &[&[u8]], ids: &HashMap<&[u8], usize>) -> (Vec<u16>, Vec<u16>) {
+fn han(tokens: &[&[u8]], ids: &Ids) -> (Vec<u16>, Vec<u16>) {
     let han = |bytes: &[u8]| {
         let character = std::str::from_utf8(bytes).ok()?.chars().next()?;
         let code = u32::from(character);
-        let mark = MARKS.into_iter().flatten().position(|mark| mark == code);
-        match code {
-            _ if HAN.contains(&code) => Some((code - HAN.start) as usize),
-            _ => Some(HAN.len() + mark?),
+        if HAN.contains(&code) {
+            return Some((code - HAN.start) as usize);
         }
+        let mark = MARKS.into_iter().flatten().position(|mark| mark == code);
+        Some(HAN.len() + mark?)
     };
     let mut rows: Vec<u16> = HAN
         .chain(MARKS.into_iter().flatten())
@@ -439,17 +374,23 @@ fn write_classes(out: &Path) {
         classes[0x4e00..0xa000].iter().all(|&class| class == 4),
         "all of these are letters without case, as `Scanner` takes them to be"
     );
-    let mut blocks = Vec::new();
-    let mut numbers = HashMap::new();
-    let mut index = Vec::new();
-    for block in classes.chunks(BLOCK) {
+    let (index, blocks) = distinct(classes.chunks(BLOCK));
+    write(out, "classes.index", &index);
+    write(out, "classes.blocks", &blocks);
+}
+
+/// A byte per block that says which of the distinct ones it is; then those blocks.
+fn distinct<'b, T: Copy + Eq + Hash + 'b>(
+    blocks: impl Iterator<Item = &'b [T]>,
+) -> (Vec<u8>, Vec<T>) {
+    let (mut index, mut all, mut numbers) = (Vec::new(), Vec::new(), HashMap::new());
+    for block in blocks {
         let next = numbers.len();
         let number = *numbers.entry(block).or_insert_with(|| {
-            blocks.extend(block);
+            all.extend(block);
             next
         });
         index.push(u8::try_from(number).expect("at most 256 distinct blocks"));
     }
-    write(out, "classes.index", &index);
-    write(out, "classes.blocks", &blocks);
+    (index, all)
 }

@@ -34,10 +34,7 @@ pub(super) fn count(vocabulary: &Vocabulary, key: u128, len: usize, starts: u32)
         let part = padded.get(from..).and_then(<[u8]>::first_chunk);
         let part = part.map_or(0, |&part| u128::from_le_bytes(part));
         let part = vocabulary::first_bytes(part, to - from);
-        order(
-            vocabulary.rank_of_key(vocabulary::hash(0, part), part, to - from),
-            from,
-        )
+        order(vocabulary.rank_of_key(part, to - from), from)
     };
     // A part ends at the next bit.
     let mut borders = starts | 1 << len;
@@ -49,7 +46,7 @@ pub(super) fn count(vocabulary: &Vocabulary, key: u128, len: usize, starts: u32)
     while middle < len {
         let end = next(borders, middle);
         let (first, second) = (padded[at & 15], padded[middle & 15]);
-        orders[at & 15] = if end == at + 2 && (first | second).is_ascii() {
+        orders[at & 15] = if end == at + 2 {
             order(vocabulary.rank_of_pair(first, second), at)
         } else {
             rank(at, end)
@@ -118,8 +115,34 @@ pub(super) struct Merger {
 #[derive(Clone, Copy, Debug)]
 struct Part {
     start: u32,
+    /// The token that it is: the same for the same bytes.
+    token: u32,
     /// The rank of the token that it and the next part would make.
     rank: u32,
+}
+
+/// The rank that was looked up last. A long piece is mostly a run of the same few characters, and so of the same parts.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    tokens: [u32; 2],
+    rank: u32,
+}
+
+impl Last {
+    const NONE: Self = Self {
+        tokens: [NO_TOKEN; 2],
+        rank: NO_TOKEN,
+    };
+
+    /// The rank of two parts together, looked up by `rank` unless it is this one.
+    #[inline]
+    fn rank(&mut self, tokens: [u32; 2], rank: impl Fn() -> u32) -> u32 {
+        if self.tokens != tokens {
+            let rank = rank();
+            *self = Self { tokens, rank };
+        }
+        self.rank
+    }
 }
 
 impl Merger {
@@ -136,22 +159,31 @@ impl Merger {
             match part.first_chunk() {
                 Some(&block) if len <= 16 => {
                     let key = vocabulary::first_bytes(u128::from_le_bytes(block), len);
-                    vocabulary.rank_of_key(vocabulary::hash(0, key), key, len)
+                    vocabulary.rank_of_key(key, len)
                 }
                 _ => vocabulary.rank(part.get(..len).unwrap_or_default()),
             }
         };
         let end = piece.len() as u32;
         let mut least = NO_TOKEN;
+        let mut known = Last::NONE;
         parts.clear();
         parts.extend((0..=end).map(|start| {
+            let byte = |at: u32| padded[at as usize];
+            let [first, second] = [byte(start), byte(start + 1)];
+            // No id is as high.
+            let tokens = [first, second].map(|byte| NO_TOKEN - 1 - u32::from(byte));
             let rank = if start + 2 <= end {
-                rank(start, start + 2)
+                known.rank(tokens, || vocabulary.rank_of_pair(first, second))
             } else {
                 NO_TOKEN
             };
             least = least.min(rank);
-            Part { start, rank }
+            Part {
+                start,
+                token: tokens[0],
+                rank,
+            }
         }));
         while least != NO_TOKEN {
             least = merge_all(parts, least, rank);
@@ -170,17 +202,23 @@ impl Merger {
 /// rank, which then comes first. Returns the least rank that is left.
 fn merge_all(parts: &mut Vec<Part>, least: u32, rank: impl Fn(u32, u32) -> u32) -> u32 {
     let (mut read, mut written, mut next_least) = (0, 0, NO_TOKEN);
+    let (mut last_before, mut last_after) = (Last::NONE, Last::NONE);
     let mut is_interrupted = false;
     while let Some(&(mut part)) = parts.get(read) {
         read += 1;
         if part.rank == least && !is_interrupted {
             read += 1;
+            part.token = least;
+            part.rank = NO_TOKEN;
             let end = parts.get(read).map_or(part.start, |next| next.start);
-            let next_end = parts.get(read + 1).map(|next| next.start);
-            part.rank = next_end.map_or(NO_TOKEN, |next_end| rank(part.start, next_end));
-            is_interrupted = part.rank <= least;
+            if let (Some(next), Some(after)) = (parts.get(read), parts.get(read + 1)) {
+                part.rank =
+                    last_after.rank([part.token, next.token], || rank(part.start, after.start));
+                is_interrupted = part.rank <= least;
+            }
             if let Some(before) = parts[..written].last_mut() {
-                before.rank = rank(before.start, end);
+                before.rank =
+                    last_before.rank([before.token, part.token], || rank(before.start, end));
                 is_interrupted |= before.rank <= least;
             }
         }

@@ -10,6 +10,7 @@ mod han;
 mod memo;
 mod merge;
 mod meter;
+mod place;
 mod pretoken;
 pub mod reader;
 mod segment;

@@ -14,6 +14,7 @@
 use crate::input::han;
 use crate::input::memo::{MEMO_BYTES, Memo};
 use crate::input::merge::{self, Merger};
+use crate::input::place;
 use crate::input::pretoken;
 use crate::input::segment::{Segment, first_character, segment};
 pub use crate::input::vocabulary::Encoding;
@@ -303,7 +304,7 @@ impl TokenCounter {
     /// Counts a piece of 1 to 15 bytes, given as its key.
     #[inline]
     fn count_short(&mut self, key: u128, len: usize) -> usize {
-        let hash = vocabulary::hash(0, key);
+        let hash = place::hash(0, key);
         match self.memo.first(hash, key, len) {
             Some(tokens) => tokens,
             None => self.count_second(hash, key, len),
@@ -316,15 +317,15 @@ impl TokenCounter {
         let tokens = match self.memo.second(hash, key, len) {
             Some(tokens) => tokens,
             // Its segments may be entered before it.
-            None => self.count_new(hash, key, len),
+            None => self.count_new(key, len),
         };
         self.memo.enter(hash, key, len, tokens);
         tokens
     }
 
-    fn count_new(&mut self, hash: u64, key: u128, len: usize) -> usize {
+    fn count_new(&mut self, key: u128, len: usize) -> usize {
         let vocabulary = Vocabulary::of(self.encoding);
-        if vocabulary.rank_of_key(hash, key, len) != NO_TOKEN {
+        if vocabulary.rank_of_key(key, len) != NO_TOKEN {
             return 1;
         }
         let all = (1 << len) - 1;

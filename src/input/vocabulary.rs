@@ -2,11 +2,17 @@
 //! program.
 //!
 //! Nothing is parsed or built at start: a look-up reads the tables as they are, so a run touches
-//! only the pages that its text needs. A table of hashes finds the candidate and its bytes decide,
-//! so every answer is exact; only [`Vocabulary::spans`] may say yes too often, and it may.
+//! only the pages that its text needs. A hash finds the candidate and all of its bytes decide, so
+//! every answer is exact; only [`Vocabulary::spans`] may say yes too often, and it may.
+//!
+//! Most tokens of cl100k are tokens of o200k too: their bytes are in the program once.
 
 // Hashes and keys are taken apart by casts that are meant to drop bits.
 #![allow(clippy::cast_possible_truncation)]
+
+use crate::input::place::{
+    self, FILTER_BITS, ID_BITS, PRINTABLE, SHARED_ID_BITS, SHORT, SPLIT_BITS, Shape,
+};
 
 /// A way to turn text into tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,11 +29,6 @@ pub(crate) const MAX_TOKEN_BYTES: usize = 128;
 /// What [`Vocabulary::rank`] says of bytes that are no token; above all ranks.
 pub(crate) const NO_TOKEN: u32 = u32::MAX;
 
-const ID_BITS: u32 = 18;
-
-/// Bytes of an id behind a short token.
-const ID_BYTES: usize = 3;
-
 /// Which two Chinese characters are in a token together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Han {
@@ -41,35 +42,43 @@ pub(crate) struct Han {
 }
 
 pub(crate) struct Vocabulary {
-    /// Two bits of one word for each token, by its hash: most of what is looked up is no token, and this tells so with
-    /// one read. It does not for a tenth of that; with one bit for each, in as much memory, for a sixth.
-    hashes: &'static [[u8; 8]],
-    /// By length, from 1, the tokens of up to 16 bytes.
-    short: [Short; 16],
-    /// By hash, all others: where each one starts in `bytes`, then 18 bits of id and 8 of length, 0 for a free place.
-    long: &'static [[u8; 8]],
-    bytes: &'static [u8],
+    /// The vocabulary that has most of the tokens too, and what their ranks are in this one. All others are below.
+    shared: Option<Shared>,
+    /// By length, the tokens of up to [`SHORT`] bytes, each as its id and what its place does not tell of it; then all
+    /// others, each as its id, the two tokens that it is made of, and where the second one starts.
+    tables: [Table; SHORT + 1],
     /// One bit per hash of a pair of characters.
     spans: &'static [u8],
-    /// By the last bits of a character: the characters before it from inside of which some token reaches over it.
+    /// By the last bits of a character: where it has in `starts` the characters before it from inside of which some token
+    /// reaches over it.
+    starts_index: &'static [u8],
     starts: &'static [[u8; 8]],
     /// By the last byte of a character: those after it that some token ends inside of.
     ends: &'static [[u8; 8]],
-    /// The ranks of pairs of ASCII characters.
-    pairs: &'static [[u8; 4]],
+    /// The ranks, and 1, of pairs of printable characters of ASCII, in 3 bytes each; 0 where there is none.
+    pairs: &'static [u8],
     /// How many tokens each character of the basic plane makes alone, in 2 bits.
     characters: &'static [u8],
     /// Which two Chinese characters are in a token together.
     han: Han,
 }
 
-/// The tokens of one length.
-struct Short {
-    /// By hash, a token, then its id and 1 in [`ID_BYTES`] bytes, 0 for a free place. Both are together so that a look-up
-    /// waits for memory once.
+/// Tokens of another vocabulary that are of this one too.
+struct Shared {
+    vocabulary: &'static Vocabulary,
+    /// By 64 places of that one: one bit for each, whether the token there is one of these, then how many there are before.
+    places: &'static [[u8; 12]],
+    /// The ids of these, in [`SHARED_ID_BITS`] each.
+    ids: &'static [u8],
+}
+
+/// A perfect hash table, see `place`.
+struct Table {
+    shape: Shape,
+    buckets: &'static [[u8; 4]],
     entries: &'static [u8],
-    /// How many entries there is room for.
-    places: u64,
+    /// How many places there are in the tables before this one.
+    before: usize,
 }
 
 /// Whether tokens may reach from one character into the next.
@@ -89,54 +98,109 @@ macro_rules! table {
     };
 }
 
-macro_rules! short {
+macro_rules! tables {
     ($encoding:literal: $($len:literal)*) => {
-        [$(short(table!($encoding "." $len), $len)),*]
+        tables(&[$((table!($encoding "." $len ".buckets"), table!($encoding "." $len))),*])
     };
 }
 
-const fn short(entries: &'static [u8], len: usize) -> Short {
-    // The last entry, too, is read as if it were of the longest kind.
-    let places = (entries.len() - (16 - len + 1)) / (len + ID_BYTES);
-    Short {
-        entries,
-        places: places as u64,
+/// The tables by length, from the bytes of their buckets and of their entries.
+const fn tables(files: &[(&'static [u8], &'static [u8]); SHORT + 1]) -> [Table; SHORT + 1] {
+    let mut tables = [const { Table::EMPTY }; SHORT + 1];
+    let (mut at, mut before) = (0, 0);
+    while at < tables.len() {
+        let (buckets, entries) = files[at];
+        let buckets = buckets.as_chunks().0;
+        let shape = Shape::new(buckets.len(), at + 1);
+        tables[at] = Table {
+            shape,
+            buckets,
+            entries,
+            before,
+        };
+        before += shape.places as usize;
+        at += 1;
+    }
+    tables
+}
+
+macro_rules! vocabulary {
+    ($encoding:literal, $shared:expr) => {
+        Vocabulary {
+            shared: $shared,
+            tables: tables!($encoding: 1 2 3 4 5 6 7 8 9 10 11 12 13),
+            spans: table!($encoding ".spans"),
+            starts_index: table!($encoding ".starts.index"),
+            starts: table!($encoding ".starts").as_chunks().0,
+            ends: table!($encoding ".ends").as_chunks().0,
+            pairs: table!($encoding ".pairs"),
+            characters: table!($encoding ".characters"),
+            han: Han {
+                rows: table!($encoding ".han.rows").as_chunks().0,
+                marks: table!($encoding ".han.marks").as_chunks().0,
+                pairs: table!($encoding ".han.pairs").as_chunks().0,
+            },
+        }
+    };
+}
+
+static O200K: Vocabulary = vocabulary!("o200k", None);
+
+static CL100K: Vocabulary = vocabulary!(
+    "cl100k",
+    Some(Shared {
+        vocabulary: &O200K,
+        places: table!("cl100k.shared").as_chunks().0,
+        ids: table!("cl100k.shared.ids"),
+    })
+);
+
+impl Table {
+    const EMPTY: Self = Self {
+        shape: Shape::new(1, 1),
+        buckets: &[],
+        entries: &[],
+        before: 0,
+    };
+
+    /// Where a key is if it is here, given as its hash and what its place tells; `None` if it is not.
+    #[inline]
+    fn place(&self, hash: u64, told: u64) -> Option<usize> {
+        let bucket = u32::from_le_bytes(*self.buckets.get(self.shape.bucket(hash))?);
+        let may_be = bucket & place::filter_bit(hash) != 0;
+        may_be.then(|| self.shape.place(hash, bucket >> FILTER_BITS, told))
+    }
+
+    /// The entry at a place, with more bits above it.
+    #[inline]
+    fn entry(&self, place: usize) -> u128 {
+        let at = place * self.shape.entry_bits as usize;
+        let bytes = self.entries.get(at / 8..).and_then(<[u8]>::first_chunk);
+        bytes.map_or(0, |&bytes| u128::from_le_bytes(bytes) >> (at % 8))
     }
 }
 
-static O200K: Vocabulary = Vocabulary {
-    hashes: table!("o200k.hashes").as_chunks().0,
-    short: short!("o200k": 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16),
-    long: table!("o200k.long").as_chunks().0,
-    bytes: table!("o200k.bytes"),
-    spans: table!("o200k.spans"),
-    starts: table!("o200k.starts").as_chunks().0,
-    ends: table!("o200k.ends").as_chunks().0,
-    pairs: table!("o200k.pairs").as_chunks().0,
-    characters: table!("o200k.characters"),
-    han: Han {
-        rows: table!("o200k.han.rows").as_chunks().0,
-        marks: table!("o200k.han.marks").as_chunks().0,
-        pairs: table!("o200k.han.pairs").as_chunks().0,
-    },
-};
+/// The id in the last bits of an entry.
+#[inline]
+fn id(entry: u128) -> u32 {
+    entry as u32 & ((1 << ID_BITS) - 1)
+}
 
-static CL100K: Vocabulary = Vocabulary {
-    hashes: table!("cl100k.hashes").as_chunks().0,
-    short: short!("cl100k": 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16),
-    long: table!("cl100k.long").as_chunks().0,
-    bytes: table!("cl100k.bytes"),
-    spans: table!("cl100k.spans"),
-    starts: table!("cl100k.starts").as_chunks().0,
-    ends: table!("cl100k.ends").as_chunks().0,
-    pairs: table!("cl100k.pairs").as_chunks().0,
-    characters: table!("cl100k.characters"),
-    han: Han {
-        rows: table!("cl100k.han.rows").as_chunks().0,
-        marks: table!("cl100k.han.marks").as_chunks().0,
-        pairs: table!("cl100k.han.pairs").as_chunks().0,
-    },
-};
+impl Shared {
+    /// The id here of the token at a place of the other vocabulary.
+    #[inline]
+    fn id(&self, place: usize) -> Option<u32> {
+        let [bits @ .., a, b, c, d] = *self.places.get(place / 64)?;
+        let bits = u64::from_le_bytes(bits);
+        let before = bits & ((1 << (place % 64)) - 1);
+        let at = u32::from_le_bytes([a, b, c, d]) + before.count_ones();
+        let is_here = bits >> (place % 64) & 1 != 0;
+        let at = at as usize * SHARED_ID_BITS as usize;
+        let word = self.ids.get(at / 8..).and_then(<[u8]>::first_chunk);
+        let word = word.map_or(0, |&word| u32::from_le_bytes(word) >> (at % 8));
+        is_here.then_some(word & ((1 << SHARED_ID_BITS) - 1))
+    }
+}
 
 impl Vocabulary {
     #[inline]
@@ -149,95 +213,108 @@ impl Vocabulary {
 
     /// The rank of `token`, which is also its id, or [`NO_TOKEN`]. Lower ranks are merged first.
     pub(crate) fn rank(&self, token: &[u8]) -> u32 {
+        if let Some(key) = short_key(token) {
+            return self.rank_of_key(key, token.len());
+        }
         if token.len() > MAX_TOKEN_BYTES {
             return NO_TOKEN;
         }
-        if let Some(key) = short_key(token) {
-            return self.rank_of_key(hash(0, key), key, token.len());
-        }
-        let hash = hash_long(token);
-        if !self.may_have(hash) {
-            return NO_TOKEN;
-        }
-        self.find_long(hash, token)
+        self.rank_by(|vocabulary| {
+            vocabulary.find_long(hash_long(token), token.len(), |middle| {
+                let (left, right) = token.split_at(middle);
+                (vocabulary.rank(left), vocabulary.rank(right))
+            })
+        })
     }
 
-    /// Whether some token may have this hash.
+    /// The rank of the token of 1 to 16 bytes whose [`short_key`] is `key`.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "most of merging is this")]
+    pub(crate) fn rank_of_key(&self, key: u128, len: usize) -> u32 {
+        if len > 8 {
+            return self.rank_of_long_key(key, len);
+        }
+        // Less is computed for keys that are known to be of no more bytes.
+        let key = u128::from(key as u64);
+        if self.shared.is_some() {
+            return self.rank_of_shared_key(key, len);
+        }
+        let found = self.find_short(key, len);
+        found.map_or(NO_TOKEN, |(_, id)| id)
+    }
+
+    #[inline(never)]
+    fn rank_of_shared_key(&self, key: u128, len: usize) -> u32 {
+        self.rank_by(|vocabulary| vocabulary.find_short(key, len))
+    }
+
+    #[inline(never)]
+    fn rank_of_long_key(&self, key: u128, len: usize) -> u32 {
+        if len <= SHORT {
+            return self.rank_by(|vocabulary| vocabulary.find_short(key, len));
+        }
+        self.rank_by(|vocabulary| {
+            vocabulary.find_long(place::hash(0, key), len, |middle| {
+                let left = vocabulary.rank_of_key(first_bytes(key, middle), middle);
+                let right = vocabulary.rank_of_key(key >> (8 * middle), len - middle);
+                (left, right)
+            })
+        })
+    }
+
+    /// The rank of what `find` finds: its place and id in the vocabulary that it is given.
     #[inline]
-    fn may_have(&self, hash: u64) -> bool {
-        let word = self
-            .hashes
-            .get((hash >> 38) as usize & (self.hashes.len() - 1));
-        let bits = 1 << (hash >> 32 & 63) | 1 << (hash >> 52 & 63);
-        word.is_some_and(|&word| u64::from_le_bytes(word) & bits == bits)
+    fn rank_by(&self, find: impl Fn(&Self) -> Option<(usize, u32)>) -> u32 {
+        if let Some(shared) = &self.shared
+            && let Some((place, _)) = find(shared.vocabulary)
+            && let Some(id) = shared.id(place)
+        {
+            return id;
+        }
+        find(self).map_or(NO_TOKEN, |(_, id)| id)
     }
 
-    /// The rank of the token of 1 to 16 bytes whose [`short_key`] is `key`, with the hash `hash`.
+    /// The place of a token of up to [`SHORT`] bytes, and its id.
     #[inline]
-    pub(crate) fn rank_of_key(&self, hash: u64, key: u128, len: usize) -> u32 {
-        if !self.may_have(hash) {
-            return NO_TOKEN;
-        }
-        self.find_short(hash, key, len)
+    fn find_short(&self, key: u128, len: usize) -> Option<(usize, u32)> {
+        let table = self.tables.get(len.wrapping_sub(1))?;
+        let (told, rest) = table.shape.split(key);
+        let place = table.place(place::hash(0, rest), told)?;
+        let entry = table.entry(place);
+        let is_it = entry >> ID_BITS & table.shape.rest_mask == rest;
+        is_it.then(|| (table.before + place, id(entry)))
     }
 
+    /// The place and the id of a token that is in the table of long ones, given its hash and its length; `ranks` tells
+    /// the ranks of its parts before and after a byte.
     #[inline]
-    fn find_short(&self, hash: u64, key: u128, len: usize) -> u32 {
-        let Some(short) = self.short.get(len.wrapping_sub(1)) else {
-            return NO_TOKEN;
-        };
-        let mut place = ((hash & 0xffff_ffff) * short.places) >> 32;
-        loop {
-            let entry = short.entries.get(place as usize * (len + ID_BYTES)..);
-            let Some(entry) = entry.and_then(<[u8]>::first_chunk::<{ 16 + ID_BYTES + 1 }>) else {
-                return NO_TOKEN;
-            };
-            let token = entry
-                .first_chunk()
-                .map_or(0, |&token| u128::from_le_bytes(token));
-            let id = entry.get(len..).and_then(<[u8]>::first_chunk);
-            let id = id.map_or(0, |&id| u32::from_le_bytes(id)) & ((1 << (8 * ID_BYTES)) - 1);
-            if id == 0 {
-                return NO_TOKEN;
-            }
-            if first_bytes(token, len) == key {
-                return id - 1;
-            }
-            place += 1;
-            if place == short.places {
-                place = 0;
-            }
-        }
+    fn find_long(
+        &self,
+        hash: u64,
+        len: usize,
+        ranks: impl Fn(usize) -> (u32, u32),
+    ) -> Option<(usize, u32)> {
+        let [.., table] = &self.tables;
+        let place = table.place(hash, 0)?;
+        let entry = table.entry(place);
+        let parts = (id(entry >> ID_BITS), id(entry >> (2 * ID_BITS)));
+        let middle = (entry >> (3 * ID_BITS)) as usize & ((1 << SPLIT_BITS) - 1);
+        // Of another token this may be no place within it.
+        let is_it = 0 < middle && middle < len && ranks(middle) == parts;
+        is_it.then(|| (table.before + place, id(entry)))
     }
 
-    fn find_long(&self, hash: u64, token: &[u8]) -> u32 {
-        let mut place = (((hash & 0xffff_ffff) * self.long.len() as u64) >> 32) as usize;
-        loop {
-            let [start, tail] = self.long.get(place).map_or([0; 2], |entry| {
-                let entry = u64::from_le_bytes(*entry);
-                [entry as u32, (entry >> 32) as u32]
-            });
-            if tail == 0 {
-                return NO_TOKEN;
-            }
-            let (start, len) = (start as usize, (tail >> ID_BITS) as usize);
-            if len == token.len() && self.bytes.get(start..start + len) == Some(token) {
-                return tail & ((1 << ID_BITS) - 1);
-            }
-            place += 1;
-            if place == self.long.len() {
-                place = 0;
-            }
-        }
-    }
-
-    /// The rank of two ASCII characters.
+    /// The rank of two bytes.
     #[inline]
     pub(crate) fn rank_of_pair(&self, first: u8, second: u8) -> u32 {
-        let pair = usize::from(first & 0x7f) << 7 | usize::from(second & 0x7f);
-        self.pairs
-            .get(pair)
-            .map_or(NO_TOKEN, |&rank| u32::from_le_bytes(rank))
+        if !(PRINTABLE.contains(&first) && PRINTABLE.contains(&second)) {
+            return self.rank(&[first, second]);
+        }
+        let row = usize::from(first - PRINTABLE.start) * PRINTABLE.len();
+        let at = 3 * (row + usize::from(second - PRINTABLE.start));
+        let id = self.pairs.get(at..).and_then(<[u8]>::first_chunk);
+        let id = id.map_or(0, |&id| u32::from_le_bytes(id)) & 0xff_ffff;
+        id.wrapping_sub(1)
     }
 
     /// How many tokens a character makes alone, given as its 1 to 3 bytes, the first one on top.
@@ -266,17 +343,15 @@ impl Vocabulary {
     /// UTF-8 bytes, the first one on top; `first_byte` is the right one's.
     #[inline]
     pub(crate) fn border(&self, left: u32, right: u32, first_byte: u8) -> Border {
-        let mask = |masks: &[[u8; 8]], at: u32| {
-            let mask = masks.get(at as usize);
-            mask.map_or(0, |&mask| u64::from_le_bytes(mask))
-        };
         let mut is_any = false;
         if right >= 0x80 {
             is_any |= self.ends_inside(left as u8, first_byte);
         }
         if left >= 0x80 {
             let last_bits = right & 0x3f | right >> 2 & 0xfc0;
-            is_any |= mask(self.starts, last_bits) >> (left & 0x3f) & 1 != 0;
+            let at = self.starts_index.get(last_bits as usize);
+            let mask = at.and_then(|&at| self.starts.get(usize::from(at)));
+            is_any |= mask.is_some_and(|&mask| u64::from_le_bytes(mask) >> (left & 0x3f) & 1 != 0);
         }
         if is_any {
             Border::Any
@@ -346,20 +421,9 @@ pub(crate) fn short_key(bytes: &[u8]) -> Option<u128> {
     Some(shifted(0) | shifted(1) | shifted(2))
 }
 
-/// Mixes 16 bytes into the hash of those before them: one multiplication, both halves of the
-/// product.
-#[inline]
-pub(crate) fn hash(before: u64, key: u128) -> u64 {
-    let key = key ^ u128::from(before);
-    let low = (key as u64) ^ 0x9e37_79b9_7f4a_7c15;
-    let high = ((key >> 64) as u64) ^ 0xd1b5_4a32_d192_ed03;
-    let product = u128::from(low) * u128::from(high);
-    (product as u64) ^ ((product >> 64) as u64)
-}
-
 fn hash_long(bytes: &[u8]) -> u64 {
     bytes.chunks(16).fold(0, |before, chunk| {
-        hash(before, short_key(chunk).unwrap_or(0))
+        place::hash(before, short_key(chunk).unwrap_or(0))
     })
 }
 
@@ -394,6 +458,28 @@ mod tests {
                 {
                     let is_token = vocabulary.rank(bytes) != NO_TOKEN;
                     assert_eq!(is_token, all.contains(bytes), "{encoding:?} {bytes:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn free_places_have_no_token() {
+        for encoding in ENCODINGS {
+            let (vocabulary, oracle) = (Vocabulary::of(encoding), &oracle(encoding).bpe);
+            let tokens = 0..oracle.num_tokens() as u32;
+            let all: std::collections::HashSet<&[u8]> =
+                tokens.map(|id| oracle.token_bytes(id)).collect();
+            for (at, table) in vocabulary.tables[..SHORT].iter().enumerate() {
+                // Free entries have one of the first of all possible rests.
+                for rest in 0..3 {
+                    for told in 0..=table.shape.told_mask {
+                        let key = table.shape.join(told, rest);
+                        assert_eq!(table.shape.split(key), (told, rest));
+                        let bytes = &key.to_le_bytes()[..=at];
+                        let is_token = vocabulary.rank(bytes) != NO_TOKEN;
+                        assert_eq!(is_token, all.contains(bytes), "{encoding:?} {bytes:?}");
+                    }
                 }
             }
         }
