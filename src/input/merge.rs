@@ -46,10 +46,10 @@ pub(super) fn count(vocabulary: &Vocabulary, key: u128, len: usize, starts: u32)
     while middle < len {
         let end = next(borders, middle);
         let (first, second) = (padded[at & 15], padded[middle & 15]);
-        orders[at & 15] = if end == at + 2 {
-            order(vocabulary.rank_of_pair(first, second), at)
-        } else {
-            rank(at, end)
+        let pair = (end == at + 2).then(|| vocabulary.rank_of_pair(first, second));
+        orders[at & 15] = match pair.flatten() {
+            Some(pair) => order(pair, at),
+            None => rank(at, end),
         };
         (at, middle) = (middle, end);
     }
@@ -174,7 +174,8 @@ impl Merger {
             // No id is as high.
             let tokens = [first, second].map(|byte| NO_TOKEN - 1 - u32::from(byte));
             let rank = if start + 2 <= end {
-                known.rank(tokens, || vocabulary.rank_of_pair(first, second))
+                let pair = vocabulary.rank_of_pair(first, second);
+                known.rank(tokens, || pair.unwrap_or_else(|| rank(start, start + 2)))
             } else {
                 NO_TOKEN
             };

@@ -304,17 +304,18 @@ impl Vocabulary {
         is_it.then(|| (table.before + place, id(entry)))
     }
 
-    /// The rank of two bytes.
+    /// The rank of two characters of ASCII, if both are printable.
     #[inline]
-    pub(crate) fn rank_of_pair(&self, first: u8, second: u8) -> u32 {
-        if !(PRINTABLE.contains(&first) && PRINTABLE.contains(&second)) {
-            return self.rank(&[first, second]);
+    pub(crate) fn rank_of_pair(&self, first: u8, second: u8) -> Option<u32> {
+        let [row, column] = [first, second].map(|byte| byte.wrapping_sub(PRINTABLE.start));
+        let count = PRINTABLE.end - PRINTABLE.start;
+        if row >= count || column >= count {
+            return None;
         }
-        let row = usize::from(first - PRINTABLE.start) * PRINTABLE.len();
-        let at = 3 * (row + usize::from(second - PRINTABLE.start));
+        let at = 3 * (usize::from(row) * usize::from(count) + usize::from(column));
         let id = self.pairs.get(at..).and_then(<[u8]>::first_chunk);
         let id = id.map_or(0, |&id| u32::from_le_bytes(id)) & 0xff_ffff;
-        id.wrapping_sub(1)
+        Some(id.wrapping_sub(1))
     }
 
     /// How many tokens a character makes alone, given as its 1 to 3 bytes, the first one on top.
