@@ -70,16 +70,22 @@ pub fn write_file(path: &Path, exposition: &str) -> io::Result<()> {
     // Links are followed, so that what they lead to is replaced. The collector takes files that
     // end with `.prom` only.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let old = fs::metadata(&path).ok();
+    if old.as_ref().is_some_and(|old| !old.is_file()) {
+        // A pipe or a device, which others hold on to, is not replaced.
+        let mut file = File::options().write(true).open(path)?;
+        return file.write_all(exposition.as_bytes());
+    }
     let mut name = path.clone().into_os_string();
     name.push(format!(".{}.tmp", std::process::id()));
     let new = Path::new(&name);
-    let written = File::create(new).and_then(|mut file| {
-        file.write_all(exposition.as_bytes())?;
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt as _;
-            file.set_permissions(fs::Permissions::from_mode(0o644))?;
+    // What a process of this number left behind, or somebody put there.
+    let _ = fs::remove_file(new);
+    let written = File::create_new(new).and_then(|mut file| {
+        if let Some(old) = old {
+            file.set_permissions(old.permissions())?;
         }
+        file.write_all(exposition.as_bytes())?;
         fs::rename(new, path)
     });
     if written.is_err() {

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Folder, Gptpipe, HANGS, Running, gptpipe, lines, tool};
+use crate::harness::{Folder, Gptpipe, HANGS, Running, gptpipe, lines, shell, tool};
 use crate::server::{Answer, Request, Server};
 
 fn run(server: &Server, home: &Arc<Folder>) -> Gptpipe {
@@ -117,6 +117,37 @@ fn the_exposition_is_what_prometheus_wants() {
     assert!(sum(&samples, "gpt_cost_usd_total") > 0.0);
     let output = "gpt_tokens_total{profile=\"openai\",model=\"gpt-6-luna\",type=\"output\"}";
     assert_eq!(samples[output], 45.0);
+}
+
+#[test]
+fn a_pipe_is_written_into_and_a_file_keeps_its_mode() {
+    let (server, home) = (Server::echo(), Folder::home());
+    let prepared = shell("mkfifo pipe; echo old >kept; chmod 600 kept; ln -s kept link").at(&home);
+    prepared.run().ok();
+    let read = shell("cat pipe").at(&home).start();
+    run(&server, &home)
+        .args(["--metrics", "pipe"])
+        .input("a\n")
+        .run()
+        .ok();
+    let read = read.finish();
+    assert!(String::from_utf8_lossy(&read.stdout).contains("gpt_requests_total"));
+    run(&server, &home)
+        .args(["--metrics", "link"])
+        .input("a\n")
+        .run()
+        .ok();
+    let kept = fs::symlink_metadata(home.path.join("kept")).unwrap();
+    assert_eq!(kept.permissions().mode() & 0o777, 0o600);
+    assert!(
+        fs::read_to_string(home.path.join("kept"))
+            .unwrap()
+            .contains("gpt_requests_total")
+    );
+    let is_link = fs::symlink_metadata(home.path.join("link"))
+        .unwrap()
+        .is_symlink();
+    assert!(is_link);
 }
 
 #[test]
