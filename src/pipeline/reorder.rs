@@ -63,7 +63,7 @@ pub struct MapOptions {
 pub(super) enum Item {
     /// White space alone; nothing was asked.
     Gap(String),
-    /// A chunk whose reply was remembered, and the room that is free once all that came with it is
+    /// A chunk whose reply was remembered, or is that of the same chunk before it, and the room that is free once all that came with it is
     /// written.
     Hit(Place, Reply, Arc<Share>),
     /// A chunk that is done with, its text where that may have to take the reply's place, and the
@@ -216,7 +216,7 @@ impl Clerk<'_> {
         let live = self.options.is_live.then(|| self.show(&place));
         let kept = (self.options.on_error == OnError::Keep).then(|| text.clone());
         if let Some(task) = self.same(&key) {
-            return Waiting::For(Box::new(place), task, kept, share);
+            return Waiting::ForSame(Box::new(place), task, kept, share);
         }
         let permit = async {
             self.board.released().await;
@@ -282,6 +282,8 @@ impl Clerk<'_> {
 enum Waiting {
     Now(Vec<Item>),
     For(Box<Place>, Shared<Task>, Option<String>, Arc<Share>),
+    /// The reply is another chunk's; it is paid for and counted there.
+    ForSame(Box<Place>, Shared<Task>, Option<String>, Arc<Share>),
 }
 
 impl Future for Waiting {
@@ -294,6 +296,15 @@ impl Future for Waiting {
                 let place = place.clone();
                 vec![Item::Reply(place, outcome, text.take(), Arc::clone(share))]
             }),
+            Self::ForSame(place, task, text, share) => {
+                Pin::new(task).poll(context).map(|outcome| {
+                    let (place, share) = (place.clone(), Arc::clone(share));
+                    vec![match &outcome.result {
+                        Ok(reply) => Item::Hit(*place, reply.clone(), share),
+                        Err(_) => Item::Reply(place, outcome, text.take(), share),
+                    }]
+                })
+            }
         }
     }
 }

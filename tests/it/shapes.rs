@@ -55,6 +55,27 @@ fn jsonl_tells_where_each_chunk_stands_and_what_became_of_it() {
 }
 
 #[test]
+fn jsonl_counts_the_request_of_chunks_that_are_the_same_once() {
+    let server = Server::echo();
+    let run = gptpipe()
+        .ask(&server)
+        .args(["p", "--format", "jsonl", "-b", "line", "-j1"])
+        .input("same\nother\nsame\nsame\n")
+        .run();
+    run.ok();
+    let lines = records(&run.stdout);
+    let told: Vec<(u64, bool)> = lines
+        .iter()
+        .map(|line| {
+            let attempts = line["attempts"].as_u64().unwrap();
+            (attempts, line["cached"].as_bool().unwrap())
+        })
+        .collect();
+    assert_eq!(told, [(1, false), (1, false), (0, true), (0, true)]);
+    assert_eq!(server.calls(), 2);
+}
+
+#[test]
 fn jsonl_has_the_same_members_for_what_was_remembered_and_for_what_failed() {
     let server = Server::start(|request| match &*request.text {
         "bad" => Answer::error("400 Bad Request", "odd", "no such thing"),
