@@ -2,8 +2,12 @@
 //!
 //! Parsing a vocabulary takes tens of milliseconds, more than a whole run of this program may cost,
 //! so it is done here, once, and the program only looks things up in constant bytes. Per encoding:
-//! - `1` to `12`: tables of the tokens of so many bytes, with the ids, and `13`: of all others; of cl100k they have only
-//!   what is no token of o200k, as `shared` and `shared.ids` tell where in the tables of that its other tokens are;
+//! - `1.open` to `8.open`: open tables of the tokens of so many bytes, with those and the ids, in which a search mostly
+//!   touches one cache line; `1` to `12`: smaller ones, in which it touches two, of those that are in none of these; `13`:
+//!   of all longer ones; beside each, `pilots`;
+//! - `shared` and `shared.ids`: which of the places in all tables of o200k have tokens of cl100k too, and with what ids;
+//!   its own tables have only what is no token of o200k;
+//! - `hashes`: a filter that says which hashes no token has;
 //! - `spans`: a filter that says between which characters a token can reach;
 //! - `starts` and `ends`: filters that say where it can do so from or into the middle of one;
 //! - `pairs`: the ids of tokens of two characters of ASCII; `characters`: how many tokens a character makes alone;
@@ -22,13 +26,13 @@ use std::path::Path;
 use bpe_openai::Tokenizer;
 use regex_syntax::hir::{Class, HirKind};
 
+use pack::{Ids, Tables};
 use place::{ID_BITS, PRINTABLE};
-use tables::{Ids, Tables};
 
+#[path = "src/input/pack.rs"]
+mod pack;
 #[path = "src/input/place.rs"]
 mod place;
-#[path = "src/input/tables.rs"]
-mod tables;
 
 /// How many masks of characters that tokens start before there are.
 const STARTS: usize = 1 << 12;
@@ -59,7 +63,7 @@ const OTHER: u8 = 128;
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=src/input/place.rs");
-    println!("cargo:rerun-if-changed=src/input/tables.rs");
+    println!("cargo:rerun-if-changed=src/input/pack.rs");
     let out = std::env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     let out = Path::new(&out);
     link_small(out);

@@ -7,8 +7,10 @@
 // A piece is short, and its key is taken apart by casts that are meant to drop bits.
 #![allow(clippy::cast_possible_truncation)]
 
+use crate::input::key;
+use crate::input::place;
 use crate::input::segment::width;
-use crate::input::vocabulary::{self, NO_TOKEN, Vocabulary};
+use crate::input::vocabulary::{NO_TOKEN, Vocabulary};
 
 /// The order of a part that does not merge with the next one.
 const NEVER: u32 = u32::MAX;
@@ -33,8 +35,11 @@ pub(super) fn count(vocabulary: &Vocabulary, key: u128, len: usize, starts: u32)
     let rank = |from: usize, to: usize| {
         let part = padded.get(from..).and_then(<[u8]>::first_chunk);
         let part = part.map_or(0, |&part| u128::from_le_bytes(part));
-        let part = vocabulary::first_bytes(part, to - from);
-        order(vocabulary.rank_of_key(part, to - from), from)
+        let part = key::first_bytes(part, to - from);
+        order(
+            vocabulary.rank_of_key(place::hash(0, part), part, to - from),
+            from,
+        )
     };
     // A part ends at the next bit.
     let mut borders = starts | 1 << len;
@@ -89,7 +94,7 @@ pub(super) fn count_characters(vocabulary: &Vocabulary, key: u128, len: usize) -
     while at < len {
         let width = width((key >> (8 * at)) as u8);
         starts |= 1 << at;
-        let character = vocabulary::first_bytes(key >> (8 * at), width);
+        let character = key::first_bytes(key >> (8 * at), width);
         // What is no token stays apart, as several of them.
         others += match width {
             4 => count(vocabulary, character, width, 0b1111),
@@ -158,8 +163,8 @@ impl Merger {
             let len = (to - from) as usize;
             match part.first_chunk() {
                 Some(&block) if len <= 16 => {
-                    let key = vocabulary::first_bytes(u128::from_le_bytes(block), len);
-                    vocabulary.rank_of_key(key, len)
+                    let key = key::first_bytes(u128::from_le_bytes(block), len);
+                    vocabulary.rank_of_key(place::hash(0, key), key, len)
                 }
                 _ => vocabulary.rank(part.get(..len).unwrap_or_default()),
             }

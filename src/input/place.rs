@@ -1,22 +1,27 @@
-//! Where a table of tokens has each of them: what `tables`, which packs those tables at build time, and `vocabulary`,
-//! which looks into them, have to compute alike.
+//! Where a table of tokens has each of them: what `pack`, which writes those tables at build time, and `table`, which
+//! looks into them, have to compute alike.
 //!
-//! The tables are perfect hash tables. For each small group of keys, a bucket, there is a number, its pilot, that was
-//! tried out so that no two keys have the same place, and nearly no place is free. So a look-up reads the word of a
-//! bucket and one entry; or only the first, as that word has a filter besides the pilot, and most of what is looked up
-//! is no token.
-//!
-//! A part of a key is not stored, because the place tells it: what is added to that part to get the place depends
-//! only on the rest, and that is stored.
+//! Most of what is looked up is no token, and a filter tells so with one read; what is looked up the most after that is
+//! in open tables, which are quick. All else is in perfect hash tables, which are small. For each small group of keys, a
+//! bucket, there is a number, its pilot, that was tried out so that no two keys have the same place, and nearly no place
+//! is free. And a part of a key is not stored, because the place tells it: what is added to that part to get the place
+//! depends only on the rest, and that is stored.
 
 // Hashes are taken apart by casts that are meant to drop bits.
 #![allow(clippy::cast_possible_truncation)]
 
-/// Tokens of up to so many bytes are in tables by length, the others in one table.
+/// Tokens of up to so many bytes are in tables by length, the others in one.
 pub(crate) const SHORT: usize = 12;
 
 /// The characters of which the tokens of two have a table of their own.
 pub(crate) const PRINTABLE: std::ops::Range<u8> = b' '..0x80;
+
+/// Tokens of up to so many bytes are looked up the most: o200k has them in open tables by length. A search there begins
+/// at the home of a token, and goes on until it is found or a place is free.
+pub(crate) const OPEN: usize = 8;
+
+/// Bytes of an id behind a token there, with 1 added: 0 stands for a free place.
+pub(crate) const ID_BYTES: usize = 3;
 
 /// Bits of an id.
 pub(crate) const ID_BITS: u32 = 18;
@@ -30,15 +35,12 @@ pub(crate) const SHARED_ID_BITS: u32 = 17;
 /// Bits of an entry of the table of long tokens: two other tokens, where the second one starts, and the id.
 const LONG_BITS: u32 = 3 * ID_BITS + SPLIT_BITS;
 
-/// Keys of a bucket, on average: more of them make the table smaller and its filter worse.
+/// Keys of a bucket, on average.
 pub(crate) const KEYS: usize = 5;
 
 /// Of so many entries one is free, and some more are: else no pilot would be found for the last keys.
 const FREE: usize = 64;
 const SPARE: usize = 24;
-
-/// Bits of a bucket's word that are its filter; the others are its pilot.
-pub(crate) const FILTER_BITS: u32 = 16;
 
 /// So many bits of a key are always stored, as its bucket depends on them alone.
 const LEAST_STORED: u32 = 16;
@@ -109,7 +111,7 @@ impl Shape {
 
     /// The place of a key that has `told` besides what was hashed.
     #[inline]
-    pub(crate) const fn place(&self, hash: u64, pilot: u32, told: u64) -> usize {
+    pub(crate) const fn place(&self, hash: u64, pilot: u16, told: u64) -> usize {
         let mixed = hash.wrapping_mul(2 * pilot as u64 + 1) >> 32;
         let place = ((mixed * self.places) >> 32) + told;
         let past = place.wrapping_sub(self.places);
@@ -117,10 +119,18 @@ impl Shape {
     }
 }
 
-/// The bit that a key with this hash has set in the filter of its bucket.
+/// The home of a token with this hash in an open table of so many places.
 #[inline]
-pub(crate) const fn filter_bit(hash: u64) -> u32 {
-    1 << (hash >> (64 - FILTER_BITS.ilog2()))
+pub(crate) const fn home(hash: u64, places: usize) -> usize {
+    (((hash & 0xffff_ffff) * places as u64) >> 32) as usize
+}
+
+/// By the hash of a token, one of so many words of the filter, and two bits of it. It lets a tenth pass of what is no
+/// token; with one bit for each, in as much memory, a sixth.
+#[inline]
+pub(crate) const fn filter(hash: u64, words: usize) -> (usize, u64) {
+    let bits = 1 << (hash >> 32 & 63) | 1 << (hash >> 52 & 63);
+    ((hash >> 38) as usize & (words - 1), bits)
 }
 
 /// Mixes 16 bytes into the hash of those before them: one multiplication, both halves of the

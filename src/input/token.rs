@@ -12,13 +12,14 @@
 #![allow(clippy::cast_possible_truncation)]
 
 use crate::input::han;
+use crate::input::key;
 use crate::input::memo::{MEMO_BYTES, Memo};
 use crate::input::merge::{self, Merger};
 use crate::input::place;
 use crate::input::pretoken;
 use crate::input::segment::{Segment, first_character, segment};
 pub use crate::input::vocabulary::Encoding;
-use crate::input::vocabulary::{self, Border, MAX_TOKEN_BYTES, NO_TOKEN, Vocabulary};
+use crate::input::vocabulary::{Border, MAX_TOKEN_BYTES, NO_TOKEN, Vocabulary};
 
 /// The bits of a key that no byte of ASCII has set are not in here.
 const ASCII: u128 = u128::MAX / 255 * 0x7f;
@@ -179,7 +180,7 @@ impl TokenCounter {
             let block = block.map(|&block| u128::from_le_bytes(block));
             let word = block.map_or(0, |block| pretoken::short_word(self.encoding, block));
             let (key, len) = if word > 0 {
-                (vocabulary::first_bytes(block.unwrap_or(0), word), word)
+                (key::first_bytes(block.unwrap_or(0), word), word)
             } else {
                 let rest = text.get(at..).unwrap_or_default();
                 let cut = pretoken::first(self.encoding, rest);
@@ -192,7 +193,7 @@ impl TokenCounter {
                     pieces.long = Some(piece);
                     break;
                 }
-                (vocabulary::short_key(piece).unwrap_or(0), cut.bytes)
+                (key::short_key(piece).unwrap_or(0), cut.bytes)
             };
             *place = key | (len as u128) << 120;
             pieces.count += 1;
@@ -217,14 +218,14 @@ impl TokenCounter {
         let bytes = pretoken::short_word(self.encoding, block);
         (bytes > 0).then(|| Pretoken {
             bytes,
-            tokens: self.count_short(vocabulary::first_bytes(block, bytes), bytes),
+            tokens: self.count_short(key::first_bytes(block, bytes), bytes),
             settled: true,
         })
     }
 
     fn count_piece(&mut self, piece: &[u8]) -> usize {
         if piece.len() <= MEMO_BYTES {
-            let key = vocabulary::short_key(piece).unwrap_or(0);
+            let key = key::short_key(piece).unwrap_or(0);
             return self.count_short(key, piece.len());
         }
         self.count_long(piece)
@@ -317,15 +318,15 @@ impl TokenCounter {
         let tokens = match self.memo.second(hash, key, len) {
             Some(tokens) => tokens,
             // Its segments may be entered before it.
-            None => self.count_new(key, len),
+            None => self.count_new(hash, key, len),
         };
         self.memo.enter(hash, key, len, tokens);
         tokens
     }
 
-    fn count_new(&mut self, key: u128, len: usize) -> usize {
+    fn count_new(&mut self, hash: u64, key: u128, len: usize) -> usize {
         let vocabulary = Vocabulary::of(self.encoding);
-        if vocabulary.rank_of_key(key, len) != NO_TOKEN {
+        if vocabulary.rank_of_key(hash, key, len) != NO_TOKEN {
             return 1;
         }
         let all = (1 << len) - 1;

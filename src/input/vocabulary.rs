@@ -10,9 +10,9 @@
 // Hashes and keys are taken apart by casts that are meant to drop bits.
 #![allow(clippy::cast_possible_truncation)]
 
-use crate::input::place::{
-    self, FILTER_BITS, ID_BITS, PRINTABLE, SHARED_ID_BITS, SHORT, SPLIT_BITS, Shape,
-};
+use crate::input::key::{first_bytes, short_key};
+use crate::input::place::{self, OPEN, PRINTABLE, SHARED_ID_BITS, SHORT};
+use crate::input::table::{self, Open, Table};
 
 /// A way to turn text into tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +44,10 @@ pub(crate) struct Han {
 pub(crate) struct Vocabulary {
     /// The vocabulary that has most of the tokens too, and what their ranks are in this one. All others are below.
     shared: Option<Shared>,
+    /// The filter of `place`.
+    hashes: &'static [[u8; 8]],
+    /// By length, the tokens of up to [`OPEN`] bytes, with their ids, unless all of them are in `tables`.
+    open: [Open; OPEN],
     /// By length, the tokens of up to [`SHORT`] bytes, each as its id and what its place does not tell of it; then all
     /// others, each as its id, the two tokens that it is made of, and where the second one starts.
     tables: [Table; SHORT + 1],
@@ -72,15 +76,6 @@ struct Shared {
     ids: &'static [u8],
 }
 
-/// A perfect hash table, see `place`.
-struct Table {
-    shape: Shape,
-    buckets: &'static [[u8; 4]],
-    entries: &'static [u8],
-    /// How many places there are in the tables before this one.
-    before: usize,
-}
-
 /// Whether tokens may reach from one character into the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Border {
@@ -98,36 +93,27 @@ macro_rules! table {
     };
 }
 
-macro_rules! tables {
+macro_rules! open {
     ($encoding:literal: $($len:literal)*) => {
-        tables(&[$((table!($encoding "." $len ".buckets"), table!($encoding "." $len))),*])
+        table::open(&[$(table!($encoding "." $len ".open")),*])
     };
 }
 
-/// The tables by length, from the bytes of their buckets and of their entries.
-const fn tables(files: &[(&'static [u8], &'static [u8]); SHORT + 1]) -> [Table; SHORT + 1] {
-    let mut tables = [const { Table::EMPTY }; SHORT + 1];
-    let (mut at, mut before) = (0, 0);
-    while at < tables.len() {
-        let (buckets, entries) = files[at];
-        let buckets = buckets.as_chunks().0;
-        let shape = Shape::new(buckets.len(), at + 1);
-        tables[at] = Table {
-            shape,
-            buckets,
-            entries,
-            before,
-        };
-        before += shape.places as usize;
-        at += 1;
-    }
-    tables
+macro_rules! tables {
+    ($encoding:literal: $($len:literal)*) => {
+        table::tables(
+            &[$((table!($encoding "." $len ".pilots"), table!($encoding "." $len))),*],
+            &open!($encoding: 1 2 3 4 5 6 7 8),
+        )
+    };
 }
 
 macro_rules! vocabulary {
     ($encoding:literal, $shared:expr) => {
         Vocabulary {
+            hashes: table!($encoding ".hashes").as_chunks().0,
             shared: $shared,
+            open: open!($encoding: 1 2 3 4 5 6 7 8),
             tables: tables!($encoding: 1 2 3 4 5 6 7 8 9 10 11 12 13),
             spans: table!($encoding ".spans"),
             starts_index: table!($encoding ".starts.index"),
@@ -154,37 +140,6 @@ static CL100K: Vocabulary = vocabulary!(
         ids: table!("cl100k.shared.ids"),
     })
 );
-
-impl Table {
-    const EMPTY: Self = Self {
-        shape: Shape::new(1, 1),
-        buckets: &[],
-        entries: &[],
-        before: 0,
-    };
-
-    /// Where a key is if it is here, given as its hash and what its place tells; `None` if it is not.
-    #[inline]
-    fn place(&self, hash: u64, told: u64) -> Option<usize> {
-        let bucket = u32::from_le_bytes(*self.buckets.get(self.shape.bucket(hash))?);
-        let may_be = bucket & place::filter_bit(hash) != 0;
-        may_be.then(|| self.shape.place(hash, bucket >> FILTER_BITS, told))
-    }
-
-    /// The entry at a place, with more bits above it.
-    #[inline]
-    fn entry(&self, place: usize) -> u128 {
-        let at = place * self.shape.entry_bits as usize;
-        let bytes = self.entries.get(at / 8..).and_then(<[u8]>::first_chunk);
-        bytes.map_or(0, |&bytes| u128::from_le_bytes(bytes) >> (at % 8))
-    }
-}
-
-/// The id in the last bits of an entry.
-#[inline]
-fn id(entry: u128) -> u32 {
-    entry as u32 & ((1 << ID_BITS) - 1)
-}
 
 impl Shared {
     /// The id here of the token at a place of the other vocabulary.
@@ -214,50 +169,54 @@ impl Vocabulary {
     /// The rank of `token`, which is also its id, or [`NO_TOKEN`]. Lower ranks are merged first.
     pub(crate) fn rank(&self, token: &[u8]) -> u32 {
         if let Some(key) = short_key(token) {
-            return self.rank_of_key(key, token.len());
+            return self.rank_of_key(place::hash(0, key), key, token.len());
         }
-        if token.len() > MAX_TOKEN_BYTES {
+        let hash = hash_long(token);
+        if token.len() > MAX_TOKEN_BYTES || !self.may_have(hash) {
             return NO_TOKEN;
         }
         self.rank_by(|vocabulary| {
-            vocabulary.find_long(hash_long(token), token.len(), |middle| {
+            vocabulary.find_long(hash, token.len(), |middle| {
                 let (left, right) = token.split_at(middle);
                 (vocabulary.rank(left), vocabulary.rank(right))
             })
         })
     }
 
-    /// The rank of the token of 1 to 16 bytes whose [`short_key`] is `key`.
+    /// Whether some token may have this hash.
+    #[inline]
+    fn may_have(&self, hash: u64) -> bool {
+        let (word, bits) = place::filter(hash, self.hashes.len());
+        let word = self.hashes.get(word);
+        word.is_some_and(|&word| u64::from_le_bytes(word) & bits == bits)
+    }
+
+    /// The rank of the token of 1 to 16 bytes whose [`short_key`] is `key`, with the hash `hash`.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "most of merging is this")]
-    pub(crate) fn rank_of_key(&self, key: u128, len: usize) -> u32 {
-        if len > 8 {
-            return self.rank_of_long_key(key, len);
+    pub(crate) fn rank_of_key(&self, hash: u64, key: u128, len: usize) -> u32 {
+        if !self.may_have(hash) {
+            return NO_TOKEN;
         }
-        // Less is computed for keys that are known to be of no more bytes.
-        let key = u128::from(key as u64);
-        if self.shared.is_some() {
-            return self.rank_of_shared_key(key, len);
+        if len > OPEN || self.shared.is_some() {
+            return self.rank_elsewhere(hash, key, len);
         }
-        let found = self.find_short(key, len);
+        let open = self.open.get(len.wrapping_sub(1));
+        let found = open.and_then(|open| open.find(hash, key as u64, len));
         found.map_or(NO_TOKEN, |(_, id)| id)
     }
 
+    /// The rank of a token that is not in an open table of this vocabulary.
     #[inline(never)]
-    fn rank_of_shared_key(&self, key: u128, len: usize) -> u32 {
-        self.rank_by(|vocabulary| vocabulary.find_short(key, len))
-    }
-
-    #[inline(never)]
-    fn rank_of_long_key(&self, key: u128, len: usize) -> u32 {
+    fn rank_elsewhere(&self, hash: u64, key: u128, len: usize) -> u32 {
         if len <= SHORT {
-            return self.rank_by(|vocabulary| vocabulary.find_short(key, len));
+            return self.rank_by(|vocabulary| vocabulary.find(hash, key, len));
         }
         self.rank_by(|vocabulary| {
-            vocabulary.find_long(place::hash(0, key), len, |middle| {
-                let left = vocabulary.rank_of_key(first_bytes(key, middle), middle);
-                let right = vocabulary.rank_of_key(key >> (8 * middle), len - middle);
-                (left, right)
+            vocabulary.find_long(hash, len, |middle| {
+                let rank = |key, len| vocabulary.rank_of_key(place::hash(0, key), key, len);
+                let left = rank(first_bytes(key, middle), middle);
+                (left, rank(key >> (8 * middle), len - middle))
             })
         })
     }
@@ -276,17 +235,15 @@ impl Vocabulary {
 
     /// The place of a token of up to [`SHORT`] bytes, and its id.
     #[inline]
-    fn find_short(&self, key: u128, len: usize) -> Option<(usize, u32)> {
-        let table = self.tables.get(len.wrapping_sub(1))?;
-        let (told, rest) = table.shape.split(key);
-        let place = table.place(place::hash(0, rest), told)?;
-        let entry = table.entry(place);
-        let is_it = entry >> ID_BITS & table.shape.rest_mask == rest;
-        is_it.then(|| (table.before + place, id(entry)))
+    fn find(&self, hash: u64, key: u128, len: usize) -> Option<(usize, u32)> {
+        let open = self.open.get(len.wrapping_sub(1));
+        if let Some(open) = open.filter(|open| !open.is_empty()) {
+            return open.find(hash, key as u64, len);
+        }
+        self.tables.get(len.wrapping_sub(1))?.find(key)
     }
 
-    /// The place and the id of a token that is in the table of long ones, given its hash and its length; `ranks` tells
-    /// the ranks of its parts before and after a byte.
+    /// The same of a longer token.
     #[inline]
     fn find_long(
         &self,
@@ -295,13 +252,7 @@ impl Vocabulary {
         ranks: impl Fn(usize) -> (u32, u32),
     ) -> Option<(usize, u32)> {
         let [.., table] = &self.tables;
-        let place = table.place(hash, 0)?;
-        let entry = table.entry(place);
-        let parts = (id(entry >> ID_BITS), id(entry >> (2 * ID_BITS)));
-        let middle = (entry >> (3 * ID_BITS)) as usize & ((1 << SPLIT_BITS) - 1);
-        // Of another token this may be no place within it.
-        let is_it = 0 < middle && middle < len && ranks(middle) == parts;
-        is_it.then(|| (table.before + place, id(entry)))
+        table.find_long(hash, len, ranks)
     }
 
     /// The rank of two characters of ASCII, if both are printable.
@@ -377,51 +328,6 @@ fn has_bit(bits: &[u8], bit: usize) -> bool {
     byte.is_some_and(|byte| byte >> (bit % 8) & 1 != 0)
 }
 
-/// What keeps the first so many bytes of a block; reading it is faster than shifting 16 bytes is.
-static FIRST_BYTES: [u128; 17] = {
-    let mut masks = [0; 17];
-    let mut len = 1;
-    while len < masks.len() {
-        masks[len] = u128::MAX >> (128 - 8 * len);
-        len += 1;
-    }
-    masks
-};
-
-/// The first bytes of `block`, up to 16, as their [`short_key`].
-#[inline]
-pub(crate) fn first_bytes(block: u128, len: usize) -> u128 {
-    block & FIRST_BYTES.get(len).copied().unwrap_or(u128::MAX)
-}
-
-/// Up to 16 bytes as one number, as if zeros followed them; `None` for more.
-///
-/// Written as loads of fixed size that overlap, because copying a few bytes of unknown number into
-/// a buffer is a call that takes longer than all else in a look-up.
-#[inline]
-pub(crate) fn short_key(bytes: &[u8]) -> Option<u128> {
-    let len = bytes.len();
-    if len > 16 {
-        return None;
-    }
-    if let (Some(&first), Some(&last)) = (bytes.first_chunk(), bytes.last_chunk()) {
-        let last = u128::from(u64::from_le_bytes(last));
-        return Some(u128::from(u64::from_le_bytes(first)) | last << (8 * (len - 8)));
-    }
-    if let (Some(&first), Some(&last)) = (bytes.first_chunk(), bytes.last_chunk()) {
-        let last = u64::from(u32::from_le_bytes(last));
-        return Some(u128::from(
-            u64::from(u32::from_le_bytes(first)) | last << (8 * (len - 4)),
-        ));
-    }
-    let shifted = |at: usize| {
-        bytes
-            .get(at)
-            .map_or(0, |&byte| u128::from(byte) << (8 * at))
-    };
-    Some(shifted(0) | shifted(1) | shifted(2))
-}
-
 fn hash_long(bytes: &[u8]) -> u64 {
     bytes.chunks(16).fold(0, |before, chunk| {
         place::hash(before, short_key(chunk).unwrap_or(0))
@@ -431,7 +337,7 @@ fn hash_long(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::input::pretoken::tests::{ENCODINGS, Random, oracle};
+    use crate::input::pretoken::tests::{ENCODINGS, oracle};
 
     #[test]
     fn every_token_has_its_rank() {
@@ -484,23 +390,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn a_short_key_is_the_bytes_and_zeros() {
-        let mut random = Random(4);
-        for len in 0..=16 {
-            let bytes: Vec<u8> = (0..len).map(|_| random.below(256) as u8).collect();
-            let mut block = [0; 16];
-            block[..len].copy_from_slice(&bytes);
-            assert_eq!(short_key(&bytes), Some(u128::from_le_bytes(block)));
-            if len > 0 {
-                let mut longer = [0xff; 16];
-                longer[..len].copy_from_slice(&bytes);
-                let longer = u128::from_le_bytes(longer);
-                assert_eq!(Some(first_bytes(longer, len)), short_key(&bytes));
-            }
-        }
-        assert_eq!(short_key(&[0; 17]), None);
     }
 }

@@ -6,7 +6,9 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use super::place::{FILTER_BITS, ID_BITS, KEYS, SHARED_ID_BITS, SHORT, Shape, filter_bit, hash};
+use super::place::{
+    ID_BITS, ID_BYTES, KEYS, OPEN, SHARED_ID_BITS, SHORT, Shape, filter, hash, home,
+};
 
 /// The ids of all tokens.
 pub(crate) type Ids<'t> = HashMap<&'t [u8], usize>;
@@ -30,7 +32,15 @@ impl<'t> Tables<'t> {
             files: Vec::new(),
             places: HashMap::new(),
         };
+        tables.filter(ids);
         let mut before = 0;
+        for len in 1..=OPEN {
+            let is_open = |token: &[u8]| shared.is_none() && token.len() == len;
+            let open = own
+                .extract_if(.., |(_, token)| is_open(token))
+                .collect::<Vec<_>>();
+            before += tables.open(len, &open, before);
+        }
         for len in 1..=SHORT + 1 {
             let of_len = own
                 .iter()
@@ -57,7 +67,7 @@ impl<'t> Tables<'t> {
                 ((hash(0, rest), told), id as u128 | rest << ID_BITS)
             })
             .unzip();
-        let (words, places) = perfect_hash(&shape, &keys);
+        let (pilots, places) = perfect_hash(&shape, &keys);
         let mut entries: Vec<(usize, u128)> = places.iter().copied().zip(entries).collect();
         if len <= SHORT {
             let mut is_free = vec![true; shape.places as usize];
@@ -65,16 +75,50 @@ impl<'t> Tables<'t> {
                 is_free[place] = false;
             }
             let free = (0..is_free.len()).filter(|&place| is_free[place]);
-            entries.extend(free.map(|place| (place, unmet(&shape, &words, place) << ID_BITS)));
+            entries.extend(free.map(|place| (place, unmet(&shape, &pilots, place) << ID_BITS)));
         }
         let entries = packed(shape.entry_bits, entries);
-        let buckets = words.into_iter().flat_map(u32::to_le_bytes).collect();
-        self.files.push((format!("{len}.buckets"), buckets));
+        let pilots = pilots.into_iter().flat_map(u16::to_le_bytes).collect();
+        self.files.push((format!("{len}.pilots"), pilots));
         self.files.push((len.to_string(), entries));
         let places = places.iter().map(|place| before + place);
         self.places
             .extend(tokens.iter().map(|(_, token)| *token).zip(places));
         shape.places as usize
+    }
+
+    /// Adds the filter, see `place`.
+    fn filter(&mut self, ids: &Ids) {
+        let mut words = vec![0; (5 * ids.len() / 64).next_power_of_two()];
+        for token in ids.keys() {
+            let (word, bits) = filter(hash_long(token), words.len());
+            words[word] |= bits;
+        }
+        let words = words.into_iter().flat_map(u64::to_le_bytes).collect();
+        self.files.push(("hashes".to_owned(), words));
+    }
+
+    /// Adds an open table of these tokens; says how many places it has.
+    fn open(&mut self, len: usize, tokens: &[(usize, &'t [u8])], before: usize) -> usize {
+        // 6/7 full: what is looked up here and not found has passed the filter, which few of it do.
+        let count = tokens.len() * 7 / 6;
+        let width = len + ID_BYTES;
+        // The last entry, too, is read as if it were of the longest kind.
+        let mut entries = vec![0; count * width + OPEN - len + 1];
+        let mut is_taken = vec![false; count];
+        // Lowest ids first, as they are the most frequent and then stay nearest to their home.
+        for &(id, token) in tokens {
+            let mut place = home(hash_long(token), count);
+            while is_taken[place] {
+                place = (place + 1) % count;
+            }
+            is_taken[place] = true;
+            let id = (id as u32 + 1).to_le_bytes();
+            entries[place * width..][..width].copy_from_slice(&[token, &id[..ID_BYTES]].concat());
+            self.places.insert(token, before + place);
+        }
+        self.files.push((format!("{len}.open"), entries));
+        count
     }
 
     /// By place in another vocabulary, whether the token there is one of this too, in blocks of 64 with how many there
@@ -103,7 +147,7 @@ impl<'t> Tables<'t> {
     }
 }
 
-/// A long token as two others, the shorter the better; no look-up of those ends in a circle.
+/// A long token as two others, as short as they can be: looking it up is looking up those.
 fn long_entry(ids: &Ids, id: usize, token: &[u8]) -> u128 {
     let halves = (1..token.len()).filter_map(|at| {
         let (left, right) = token.split_at(at);
@@ -120,8 +164,8 @@ fn long_entry(ids: &Ids, id: usize, token: &[u8]) -> u128 {
         .fold(at as u128, |entry, &id| entry << ID_BITS | id as u128)
 }
 
-/// For keys, each a hash and what its place tells: the words of the buckets, and the place of each key.
-fn perfect_hash(shape: &Shape, keys: &[(u64, u64)]) -> (Vec<u32>, Vec<usize>) {
+/// For keys, each a hash and what its place tells: the pilots, and the place of each key.
+fn perfect_hash(shape: &Shape, keys: &[(u64, u64)]) -> (Vec<u16>, Vec<usize>) {
     let mut buckets = vec![Vec::new(); shape.buckets as usize];
     for (key, &(hash, _)) in keys.iter().enumerate() {
         buckets[shape.bucket(hash)].push(key);
@@ -131,7 +175,7 @@ fn perfect_hash(shape: &Shape, keys: &[(u64, u64)]) -> (Vec<u32>, Vec<usize>) {
     order.sort_by_key(|&bucket| Reverse(buckets[bucket].len()));
     let mut is_taken = vec![false; shape.places as usize];
     let mut places = vec![0; keys.len()];
-    let mut words = vec![0; buckets.len()];
+    let mut pilots = vec![0; buckets.len()];
     for bucket in order {
         let members = &buckets[bucket];
         let mut fits = |pilot| {
@@ -148,20 +192,17 @@ fn perfect_hash(shape: &Shape, keys: &[(u64, u64)]) -> (Vec<u32>, Vec<usize>) {
             }
             true
         };
-        let pilot = (0..u32::MAX >> FILTER_BITS).find(|&pilot| fits(pilot));
-        let pilot = pilot.expect("there are places to spare") << FILTER_BITS;
-        words[bucket] = members
-            .iter()
-            .fold(pilot, |word, &key| word | filter_bit(keys[key].0));
+        let pilot = (0..u16::MAX).find(|&pilot| fits(pilot));
+        pilots[bucket] = pilot.expect("there are places to spare");
     }
-    (words, places)
+    (pilots, places)
 }
 
 /// What stands in an entry that is free: the stored part of keys of which none is looked for there.
-fn unmet(shape: &Shape, words: &[u32], place: usize) -> u128 {
+fn unmet(shape: &Shape, pilots: &[u16], place: usize) -> u128 {
     let is_unmet = |rest: &u128| {
         let hash = hash(0, *rest);
-        let first = shape.place(hash, words[shape.bucket(hash)] >> FILTER_BITS, 0) as u64;
+        let first = shape.place(hash, pilots[shape.bucket(hash)], 0) as u64;
         (place as u64 + shape.places - first) % shape.places > shape.told_mask
     };
     let unmet = (0..=shape.rest_mask).find(is_unmet);
