@@ -63,6 +63,9 @@ enum Message {
     Settle(u32, u32),
 }
 
+/// A wait that the user is told of.
+const LONG_WAIT: Duration = Duration::from_secs(10);
+
 /// A request that waits for its slot.
 struct Turn {
     number: u64,
@@ -130,7 +133,7 @@ impl Pacer {
         self.opening.limits.token_rate.is_some()
     }
 
-    /// What went wrong, once.
+    /// What went wrong or takes long, once.
     pub fn take_trouble(&self) -> Option<String> {
         lock(&self.opening.trouble).take()
     }
@@ -213,6 +216,7 @@ impl Opening {
             slots: slots?,
             limits: self.limits,
             trouble: self.trouble,
+            has_told: false,
             waiting: BinaryHeap::new(),
         })
     }
@@ -223,6 +227,8 @@ struct Pace {
     slots: Slots,
     limits: Limits,
     trouble: Arc<Mutex<Option<String>>>,
+    /// Whether the user was told of a long wait.
+    has_told: bool,
     waiting: BinaryHeap<Reverse<Waiting>>,
 }
 
@@ -307,6 +313,7 @@ impl Pace {
             if wait.is_zero() {
                 return;
             }
+            self.tell_wait(wait);
             thread::sleep(wait);
             // What this process itself has to say counts as what others say.
             while let Ok(message) = receiver.try_recv() {
@@ -319,6 +326,23 @@ impl Pace {
             // Its tokens have their time already.
             cost.tokens = Duration::ZERO;
         }
+    }
+
+    /// Tells the user once of a wait that the limits ask for and that would look like a program that hangs.
+    fn tell_wait(&mut self, wait: Duration) {
+        let limits = match (self.limits.rate, self.limits.token_rate) {
+            (Some(_), Some(_)) => "`--rate` and `--token-rate` let",
+            (Some(_), None) => "`--rate` lets",
+            (None, Some(_)) => "`--token-rate` lets",
+            // The server asked for it, and that was said.
+            (None, None) => return,
+        };
+        if wait < LONG_WAIT || std::mem::replace(&mut self.has_told, true) {
+            return;
+        }
+        let wait = humantime::format_duration(Duration::from_secs(wait.as_secs()));
+        lock(&self.trouble)
+            .get_or_insert_with(|| format!("{limits} the next request go in {wait}"));
     }
 
     fn note<T>(&self, result: Result<T, String>) -> Option<T> {

@@ -4,6 +4,8 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use crate::api::failure::{Failure, Kind};
 use crate::api::reply::Reply;
 use crate::api::retry::PATIENCE;
@@ -12,6 +14,9 @@ use crate::pipeline::ask::{Asker, Asking};
 
 /// A wait that the user is told of though nobody asked.
 const LONG_WAIT: Duration = Duration::from_secs(5);
+
+/// Time between two looks for what the user should know of a wait.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 impl Asker {
     /// Closes the gate where one failure speaks for all requests.
@@ -96,8 +101,16 @@ impl Asking<'_> {
         }
         let leave = self.unless_over(asker.leave(tokens)).await??;
         let turn = asker.pacer.turn(self.place.number, tokens);
-        self.unless_over(turn).await?;
+        self.unless_over(self.told(turn)).await?;
         Ok(leave)
+    }
+
+    /// Waits for a turn, and meanwhile tells the user what there is to tell.
+    async fn told(&self, turn: impl Future<Output = ()>) {
+        let mut turn = std::pin::pin!(turn);
+        while timeout(TELL_EVERY, turn.as_mut()).await.is_err() {
+            self.tell_trouble();
+        }
     }
 
     /// Waits, but not longer than it is worth it.

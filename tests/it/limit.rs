@@ -64,6 +64,17 @@ fn processes_keep_the_limit_together() {
 }
 
 #[test]
+fn a_long_wait_for_a_limit_is_told() {
+    let (server, home) = (Server::echo(), Folder::home());
+    let run = run(&server, &home, &["--rate", "1/h"])
+        .input("a\nb\n")
+        .start();
+    run.wait_stderr(|stderr| stderr.contains("`--rate` lets the next request go in 1h"));
+    run.kill();
+    assert_eq!(server.calls(), 1);
+}
+
+#[test]
 fn a_process_that_dies_holds_nobody_back() {
     let (server, home) = (Server::echo(), Folder::home());
     for _ in 0..4 {
