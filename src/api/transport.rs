@@ -98,6 +98,9 @@ pub fn from_transport(error: &reqwest::Error) -> Failure {
         .flatten()
         .collect();
     let mut failure = Failure::new(kind, &words.join(": "));
+    if has("too many open files") {
+        failure.hint = Some("raise `ulimit -n`, or send less at once with -j".into());
+    }
     if kind == Kind::Proxy && has("proxy authorization required") {
         failure.status = Some(407);
     }

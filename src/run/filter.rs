@@ -31,8 +31,8 @@ use crate::run::parts::{Memory, asker, merger, open_cache, start_demo, whom};
 use crate::run::pieces::{Begin, join, pieces, read};
 use crate::run::plan::Plan;
 use crate::run::record::{budget, by_batch, open_book, write_metrics};
-use crate::run::runtime;
 use crate::run::task::{Task, task};
+use crate::run::{open_enough, runtime};
 
 /// Runs the filter to its end.
 pub(super) fn filter(cli: Cli, operands: Vec<OsString>) -> Result<ExitStatus, Error> {
@@ -72,6 +72,7 @@ pub(super) fn filter(cli: Cli, operands: Vec<OsString>) -> Result<ExitStatus, Er
             && environment("TERM").is_none_or(|term| term != "dumb"),
         is_stdout_terminal: io::stdout().is_terminal() && !is_in_place,
     };
+    open_enough(config.jobs.most());
     let runtime = runtime()?;
     #[cfg(feature = "oauth")]
     let session = config.provider.session.clone();

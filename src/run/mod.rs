@@ -70,6 +70,27 @@ fn harden() {
     }));
 }
 
+/// Files that a run has open besides its connections, at most: inputs, what it keeps, what waits for events.
+#[cfg(unix)]
+const FILES: u64 = 64;
+
+/// Sees to it that so many requests may be in flight where the system gives fewer open files at first than it allows.
+/// No more than that is asked for: a `key-command` may go through all files that it could have.
+fn open_enough(jobs: usize) {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, getrlimit, setrlimit};
+        let mut limit = getrlimit(Resource::Nofile);
+        let needed = FILES + jobs as u64;
+        if limit.current.is_some_and(|current| current < needed) {
+            limit.current = Some(limit.maximum.map_or(needed, |most| most.min(needed)));
+            let _ = setrlimit(Resource::Nofile, limit);
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = jobs;
+}
+
 /// Steps of tasks between two looks at the sockets. A look takes as long as several steps, and when each brings one
 /// token there is much to do between two.
 const STEPS: u32 = 256;

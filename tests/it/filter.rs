@@ -9,7 +9,7 @@ use std::io::{Read as _, Write as _};
 use rustix::pipe::PipeFlags;
 use rustix::process::Signal;
 
-use crate::harness::{gptpipe, shell};
+use crate::harness::{gptpipe, lines, shell};
 use crate::server::{Gate, Request, Server};
 
 const TEXT: &str = "One line.\nAnother, grüße, 日本語 and 🚀.\n\n\n  An indented one.\nThe last\n";
@@ -200,6 +200,25 @@ fn files_are_read_in_their_order() {
         .ok()
         .stdout("First.\nSecond.\n\nThird, without an endFirst.\n");
     assert_eq!(server.calls(), 4, "a chunk never spans two files");
+}
+
+#[test]
+fn as_many_files_are_opened_as_requests_need() {
+    let gate = Gate::default();
+    let server = Server::start({
+        let gate = gate.clone();
+        move |request| request.echo().behind(&gate)
+    });
+    let all = shell(r#"ulimit -Sn 32; exec "$GPTPIPE" --no-cache -j 80 -b line p"#);
+    let run = all.ask(&server).input(lines(80)).start();
+    server.wait(|log| log.in_flight == 80);
+    gate.open();
+    run.finish().ok().stdout(lines(80));
+    let server = Server::echo();
+    let few = shell(r#"ulimit -n 24; exec "$GPTPIPE" --no-cache --retries 0 -j 80 -b line p"#);
+    let run = few.ask(&server).input(lines(80)).run();
+    run.status(75)
+        .says("raise `ulimit -n`, or send less at once with -j");
 }
 
 #[test]
