@@ -62,7 +62,7 @@ const TICK: Duration = Duration::from_millis(120);
 
 /// Time before anything is drawn: what ends at once should not flicker, and by then the other
 /// processes of a pipeline have started.
-const FIRST_LOOK: Duration = Duration::from_millis(100);
+const FIRST_LOOK: Duration = Duration::from_millis(250);
 
 /// Time between two looks at who else uses the terminal.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

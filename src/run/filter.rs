@@ -51,6 +51,8 @@ pub(super) fn filter(cli: Cli, operands: Vec<OsString>) -> Result<ExitStatus, Er
     let (is_null_input, prompt_file) = (cli.null_input, cli.prompt_file.clone());
     let file = config_file()?;
     let config = settings::resolve(cli, &environment, file)?;
+    // A line that is drawn over and over would take away what is being typed.
+    let is_typed = operands.iter().any(|operand| operand == "-") && io::stdin().is_terminal();
     let task = task(prompt_file.as_deref(), &config, is_null_input, operands)?;
     let prompts = [Some(&task.prompt), config.reduce.as_ref()];
     if is_demo
@@ -69,6 +71,7 @@ pub(super) fn filter(cli: Cli, operands: Vec<OsString>) -> Result<ExitStatus, Er
     let is_in_place = !task.replaced.is_empty();
     let screen = Screen {
         is_stderr_terminal: io::stderr().is_terminal()
+            && !is_typed
             && environment("TERM").is_none_or(|term| term != "dumb"),
         is_stdout_terminal: io::stdout().is_terminal() && !is_in_place,
     };

@@ -469,3 +469,16 @@ fn a_terminal_on_all_three_streams() {
     assert!(shown.contains("Hello there.\r\n"), "{shown:?}");
     assert_eq!(last_line(&shown), "", "{shown:?}");
 }
+
+#[test]
+#[cfg(feature = "keyring")]
+fn what_is_typed_is_not_drawn_over() {
+    let server = Server::start(|request| request.echo().after(Duration::from_millis(1500)));
+    let terminal = Terminal::new();
+    let run = on_terminal().ask(&server).args(["p", "-b", "line", "-"]);
+    let run = run.stdin(terminal.line()).stderr(terminal.line()).start();
+    terminal.type_in("typed\n\u{4}");
+    run.finish().status(0).stdout("typed\n");
+    let shown = terminal.shown();
+    assert_eq!(shown.replace("^D\u{8}\u{8}", ""), "typed\r\n", "{shown:?}");
+}
