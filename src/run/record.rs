@@ -119,6 +119,7 @@ fn run(config: &Config, client: &Client) -> Run {
         model: redact(&config.model, Words::Own),
         // Which key it is is known only once one is needed.
         key: None,
+        is_counted: config.spending.budgets != Budgets::default(),
     }
 }
 

@@ -1,9 +1,10 @@
 //! What all processes of a user may spend together, by day and month (UTC).
 //!
 //! A request's bound is reserved before it is sent, by one statement that holds
-//! the sum against the budget, and what it came to takes its place. A holder that
-//! is gone does not renew its reservation: then only what the request cost at
-//! least stays spent.
+//! the sum against the budget, and what it came to takes its place. What costs
+//! nothing, or was paid for before, is never refused. A holder that is gone does not renew its reservation: then only what the request cost at
+//! least stays spent. What a run without a budget spends is counted when its
+//! journal is taken over, and so before the first request of one that has a budget.
 
 use rusqlite::{OptionalExtension as _, Transaction, TransactionBehavior, named_params};
 
@@ -15,7 +16,7 @@ pub const LEASE: i64 = 30;
 const RESERVE: &str = "
     INSERT INTO reservation (day, month, amount, least, expires)
     SELECT :day, :month, :amount, :least, unixepoch() + :lease
-    WHERE (:day_budget IS NULL OR :day_budget >= :amount
+    WHERE :amount = 0 OR (:day_budget IS NULL OR :day_budget >= :amount
             + ifnull((SELECT amount FROM spent WHERE period = :day), 0)
             + ifnull((SELECT sum(amount) FROM reservation WHERE day = :day), 0))
         AND (:month_budget IS NULL OR :month_budget >= :amount
@@ -23,7 +24,7 @@ const RESERVE: &str = "
             + ifnull((SELECT sum(amount) FROM reservation WHERE month = :month), 0))
     RETURNING id";
 
-const SPEND: &str = "INSERT INTO spent VALUES (?1, ?2)
+pub(super) const SPEND: &str = "INSERT INTO spent VALUES (?1, ?2)
     ON CONFLICT (period) DO UPDATE SET amount = amount + excluded.amount";
 
 /// In billionths of a US dollar.
@@ -63,24 +64,6 @@ pub enum Reserved {
 }
 
 impl Ledger {
-    /// Gets ready: what was spent before there was a budget counts too.
-    ///
-    /// # Errors
-    /// SQLite's, in words.
-    pub fn begin_budget(&self) -> Result<(), String> {
-        let (day, month) = periods();
-        for period in [&day, &month] {
-            self.connection
-                .execute(
-                    "INSERT OR IGNORE INTO spent SELECT ?1, ifnull(sum(cost), 0) FROM request
-                     WHERE ?1 = substr(date(time / 1000000, 'unixepoch'), 1, length(?1))",
-                    [period],
-                )
-                .map_err(|error| self.words(error))?;
-        }
-        Ok(())
-    }
-
     /// Reserves an amount, of which `least` is spent in any case.
     ///
     /// # Errors
@@ -208,6 +191,7 @@ fn periods() -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::journal::{Ended, Journal, Line, Run, Started};
 
     const DAY: Budgets = Budgets {
         day: Some(100),
@@ -307,6 +291,77 @@ mod tests {
                     .sum::<usize>()
             });
             assert_eq!(granted, 33);
+        });
+    }
+
+    #[test]
+    fn what_costs_nothing_is_granted_when_nothing_is_left() {
+        with_ledger("nothing", |open| {
+            let ledger = open();
+            let all = yes(ledger.reserve(DAY, 100, 0).unwrap());
+            ledger.settle(&all, 120).unwrap();
+            let none = yes(ledger.reserve(DAY, 0, 0).unwrap());
+            ledger.settle(&none, 7).unwrap();
+            let rest = ledger.reserve(DAY, 1, 0).unwrap();
+            assert!(matches!(rest, Reserved::No { spent: 127, .. }), "{rest:?}");
+        });
+    }
+
+    #[test]
+    fn what_runs_without_a_budget_spent_counts_once_whoever_looks() {
+        with_ledger("before", |open| {
+            let folder = open().folder;
+            let begin = |number: i64, is_counted| {
+                let run = Run {
+                    name: format!("run-{number}"),
+                    time: now() + number,
+                    is_counted,
+                    ..Run::default()
+                };
+                Journal::create(&folder, &run).unwrap()
+            };
+            let spend = |journal: &mut Journal, number, cost| {
+                let started = Started {
+                    number,
+                    time: now(),
+                    is_sent: true,
+                    ..Started::default()
+                };
+                let ended = Ended {
+                    number,
+                    outcome: "ok".to_owned(),
+                    cost: Some(cost),
+                    ..Ended::default()
+                };
+                let lines = Line::Start(started).text() + &Line::End(ended).text();
+                journal.append(&lines).unwrap();
+            };
+            for number in 0..10 {
+                spend(&mut begin(number, false), 0, 3);
+            }
+            let mut live = begin(10, false);
+            spend(&mut live, 0, 5);
+            // Its own run settles what it spends.
+            let mut counted = begin(11, true);
+            spend(&mut counted, 0, 1000);
+            let look = || {
+                std::thread::scope(|scope| {
+                    for _ in 0..8 {
+                        scope.spawn(|| open().begin_budget().unwrap());
+                    }
+                });
+                match open().reserve(DAY, 101, 0).unwrap() {
+                    Reserved::No { spent, .. } => spent,
+                    other => panic!("{other:?}"),
+                }
+            };
+            assert_eq!(look(), 35);
+            spend(&mut live, 1, 7);
+            assert_eq!(look(), 42);
+            assert_eq!(look(), 42);
+            open().take_over(std::time::Duration::MAX).unwrap();
+            drop((live, counted));
+            assert_eq!(look(), 42);
         });
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 
+use crate::store::budget::SPEND;
 use crate::store::journal::{self, Ended, Hits, Line, Run, Started};
 use crate::store::ledger::{ABANDONED, BOUNDS, Ledger};
 
@@ -30,7 +31,8 @@ const START: &str = "INSERT OR IGNORE INTO request (run, number, time, chunk, at
 
 const END: &str = "UPDATE request SET outcome = ?3, latency = ?4, status = ?5, tokens_in = ?6,
     tokens_out = ?7, tokens_cached = ?8, cost = ?9, request_id = ?10
-    WHERE run = ?1 AND number = ?2 AND outcome IS NULL";
+    WHERE run = ?1 AND number = ?2 AND outcome IS NULL
+    RETURNING date(time / 1000000, 'unixepoch')";
 
 /// What went by during one taking over.
 #[derive(Debug, Default)]
@@ -46,7 +48,12 @@ struct Delta {
     buckets: BTreeMap<usize, i64>,
 }
 
-type Deltas = BTreeMap<i64, Delta>;
+/// What went by, by source, and what has to be counted against the budgets, by day and month.
+#[derive(Debug, Default)]
+struct Deltas {
+    sources: BTreeMap<i64, Delta>,
+    spent: BTreeMap<String, i64>,
+}
 
 impl Ledger {
     /// Takes over what the journals have, and forgets the rows that are older than `retention`.
@@ -54,6 +61,19 @@ impl Ledger {
     /// # Errors
     /// What cannot be read or written, in words.
     pub fn take_over(&self, retention: Duration) -> Result<(), String> {
+        self.take_journals(|_| true)?;
+        self.tidy(retention).map_err(|error| self.words(error))
+    }
+
+    /// Gets ready for a budget: what runs without one have spent by now counts too.
+    ///
+    /// # Errors
+    /// What cannot be read or written, in words.
+    pub fn begin_budget(&self) -> Result<(), String> {
+        self.take_journals(|path| !journal::is_counted(path))
+    }
+
+    fn take_journals(&self, is_wanted: impl Fn(&Path) -> bool) -> Result<(), String> {
         let unread = |error: io::Error| {
             format!(
                 "the journals in `{}` cannot be read: {}",
@@ -62,6 +82,7 @@ impl Ledger {
             )
         };
         let mut paths = journal::list(&self.folder).map_err(unread)?;
+        paths.retain(|path| is_wanted(path));
         paths.reverse();
         while !paths.is_empty() {
             let taken = self.take_group(&mut paths).map_err(|error| match error {
@@ -72,14 +93,14 @@ impl Ledger {
                 journal.leave();
             }
         }
-        self.tidy(retention).map_err(|error| self.words(error))
+        Ok(())
     }
 
     /// One transaction; takes the paths that it is done with off the end of the list.
     fn take_group(&self, paths: &mut Vec<PathBuf>) -> Result<Vec<Taken>, Trouble> {
         let transaction =
             Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)?;
-        let mut deltas = Deltas::new();
+        let mut deltas = Deltas::default();
         let mut bytes = 0;
         let mut done = Vec::new();
         while bytes < GROUP
@@ -90,8 +111,11 @@ impl Ledger {
                 done.push(taken);
             }
         }
-        for (source, delta) in deltas {
+        for (source, delta) in deltas.sources {
             delta.add(&transaction, source)?;
+        }
+        for spent in deltas.spent {
+            transaction.prepare_cached(SPEND)?.execute(spent)?;
         }
         transaction.commit()?;
         Ok(done)
@@ -178,6 +202,7 @@ fn take(
         )?
         .query_row([&name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
+    let is_counted = journal::is_counted(path);
     let from = known.map_or(0, |(_, _, taken)| taken.cast_unsigned());
     file.seek(SeekFrom::Start(from))?;
     let mut owner = known.map(|(run, source, _)| (run, source));
@@ -198,15 +223,21 @@ fn take(
             (Line::Start(started), Some(owner)) => {
                 enter_start(connection, owner, &started, deltas)?;
             }
-            (Line::End(ended), Some(owner)) => enter_end(connection, owner, &ended, deltas)?,
+            (Line::End(ended), Some(owner)) => {
+                let day = enter_end(connection, owner, &ended, deltas)?;
+                if let (Some(day), Some(cost), false) = (day, ended.cost, is_counted) {
+                    deltas.spend(day, cost);
+                }
+            }
             (Line::Hits(hits), Some((run, source))) => {
                 enter_hits(connection, run, hits)?;
-                deltas.entry(source).or_default().hits += hits.count;
+                deltas.sources.entry(source).or_default().hits += hits.count;
             }
         }
     }
     let end = from + whole;
-    if let Some((run, source)) = owner {
+    // What nothing was added to is not written, as that would have the disk waited for.
+    if let Some((run, source)) = owner.filter(|_| is_over || whole > 0) {
         if is_over {
             abandon(connection, run, source, deltas)?;
         }
@@ -260,21 +291,22 @@ fn enter_start(
         started.is_sent,
     ])?;
     if entered == 1 && started.is_sent {
-        let delta = deltas.entry(source).or_default();
+        let delta = deltas.sources.entry(source).or_default();
         delta.requests += 1;
         delta.retries += i64::from(started.attempt > 1);
     }
     Ok(())
 }
 
+/// Gives the day of the request, unless it was over before.
 fn enter_end(
     connection: &Connection,
     (run, source): (i64, i64),
     ended: &Ended,
     deltas: &mut Deltas,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<Option<String>> {
     let signed = |tokens: Option<u64>| tokens.map(u64::cast_signed);
-    let updated = connection.prepare_cached(END)?.execute(params![
+    let end = params![
         run,
         ended.number.cast_signed(),
         ended.outcome,
@@ -285,11 +317,15 @@ fn enter_end(
         signed(ended.tokens_cached),
         ended.cost,
         ended.request_id,
-    ])?;
-    if updated == 0 {
-        return Ok(());
+    ];
+    let day: Option<String> = connection
+        .prepare_cached(END)?
+        .query_row(end, |row| row.get(0))
+        .optional()?;
+    if day.is_none() {
+        return Ok(None);
     }
-    let delta = deltas.entry(source).or_default();
+    let delta = deltas.sources.entry(source).or_default();
     let tokens = [ended.tokens_in, ended.tokens_out, ended.tokens_cached];
     for (sum, tokens) in delta.tokens.iter_mut().zip(tokens) {
         *sum += tokens.unwrap_or(0);
@@ -303,7 +339,7 @@ fn enter_end(
     } else {
         *delta.failures.entry(ended.outcome.clone()).or_default() += 1;
     }
-    Ok(())
+    Ok(day)
 }
 
 fn enter_hits(connection: &Connection, run: i64, hits: Hits) -> rusqlite::Result<()> {
@@ -333,11 +369,22 @@ fn abandon(
         .prepare_cached("UPDATE request SET outcome = ?2 WHERE run = ?1 AND outcome IS NULL")?
         .execute(params![run, ABANDONED])?;
     if abandoned > 0 {
-        let failures = &mut deltas.entry(source).or_default().failures;
+        let failures = &mut deltas.sources.entry(source).or_default().failures;
         *failures.entry(ABANDONED.to_owned()).or_default() +=
             i64::try_from(abandoned).unwrap_or(i64::MAX);
     }
     Ok(())
+}
+
+impl Deltas {
+    fn spend(&mut self, day: String, cost: i64) {
+        if cost != 0 {
+            let month = day.get(..7).unwrap_or_default().to_owned();
+            for period in [day, month] {
+                *self.spent.entry(period).or_default() += cost;
+            }
+        }
+    }
 }
 
 impl Delta {

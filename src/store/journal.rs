@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 /// How a journal's name ends.
 pub(super) const SUFFIX: &str = ".journal";
 
+/// How it ends if its run counts against the budgets what it spends.
+const COUNTED: &str = "-counted.journal";
+
 /// What all requests of a run have in common.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
@@ -31,6 +34,10 @@ pub struct Run {
     /// What tells the key from others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// Whether it counts against the user's budgets what it spends; what others spent is counted
+    /// when their journal, whose name tells, is taken over.
+    #[serde(skip)]
+    pub is_counted: bool,
 }
 
 /// An attempt at a request.
@@ -134,7 +141,8 @@ impl Journal {
     /// # Errors
     /// The system's.
     pub fn create(folder: &Path, run: &Run) -> io::Result<Self> {
-        let path = folder.join(format!("{:016x}-{}{SUFFIX}", run.time, run.name));
+        let suffix = if run.is_counted { COUNTED } else { SUFFIX };
+        let path = folder.join(format!("{:016x}-{}{suffix}", run.time, run.name));
         loop {
             let file = match open(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -203,6 +211,11 @@ fn is_linked(file: &File) -> io::Result<bool> {
 #[cfg(not(unix))]
 fn is_linked(_: &File) -> io::Result<bool> {
     Ok(true)
+}
+
+/// Whether what a journal has was counted against the budgets by its own run.
+pub(super) fn is_counted(path: &Path) -> bool {
+    path.to_string_lossy().ends_with(COUNTED)
 }
 
 /// The journals in a folder, oldest first.

@@ -168,6 +168,45 @@ fn processes_share_the_budget_of_the_day() {
         .says("a month");
 }
 
+/// In journals that nobody took over, between two runs with a budget, and by one that still runs.
+#[test]
+fn what_was_spent_without_a_budget_counts_when_there_is_one() {
+    let gate = Gate::default();
+    let server = Server::start({
+        let gate = gate.clone();
+        move |request| match request.text.as_str() {
+            "stuck" => counting(request).behind(&gate),
+            _ => counting(request),
+        }
+    });
+    let home = Folder::home();
+    let ask = |budget: &str, text: &str| run(&server, &home, budget).input(text).run();
+    ask("", "a\nb\nc\n").status(0);
+    ask("", "d\n").status(0);
+    ask("[budget]\nday = 0.0005", "e\n")
+        .status(255)
+        .says("$0.000460 is spent");
+    // With a little for one that is counted too high.
+    ask("[budget]\nday = 0.0006", "e\n").status(0);
+    ask("", "f\ng\n").status(0);
+    let month = "[budget]\nmonth = 0.0009";
+    ask(month, "h\n").status(255).says("$0.000805 is spent");
+    assert_eq!(server.calls(), 7);
+    let mut running = run(&server, &home, "").input("i\nstuck\n").start();
+    running.read_stdout();
+    running.wait_stdout(|bytes| bytes == b"i\n");
+    let month = "[budget]\nmonth = 0.00095";
+    ask(month, "h\n").status(255).says("$0.000920 is spent");
+    gate.open();
+    running.finish().status(0);
+    // Nothing counts twice, however often it is looked at: there is room for two.
+    let month = "[budget]\nmonth = 0.0013";
+    for (text, status) in [("h\n", 0), ("j\n", 0), ("k\n", 255), ("k\n", 255)] {
+        ask(month, text).status(status);
+    }
+    assert_eq!(server.calls(), 11);
+}
+
 #[test]
 fn what_a_killed_process_held_is_free_again_in_time_and_no_one_hangs() {
     let server = Server::start(|request: &Request| {
