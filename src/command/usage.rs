@@ -81,6 +81,7 @@ struct Row<'a> {
     p95_seconds: Option<f64>,
     p99_seconds: Option<f64>,
     saved_usd: Option<f64>,
+    unsaved: u64,
     #[serde(skip)]
     name: &'a str,
 }
@@ -103,6 +104,7 @@ fn json(by: By, usage: &Usage) -> String {
         p95_seconds: seconds(1),
         p99_seconds: seconds(2),
         saved_usd: known(usage.saved, usage.unsaved).map(|saved| saved as f64 / 1e9),
+        unsaved: usage.unsaved,
         name: &usage.name,
     };
     let rest = serde_json::to_string(&row).unwrap_or_default();
@@ -110,9 +112,9 @@ fn json(by: By, usage: &Usage) -> String {
     format!("{{\"{}\":{name},{}\n", by.name(), &rest[1..])
 }
 
-/// The sum, unless a part of it is not known.
+/// What is known of a sum; none where that is nothing.
 fn known(sum: i64, unknown: u64) -> Option<i64> {
-    (unknown == 0).then_some(sum)
+    (sum != 0 || unknown == 0).then_some(sum)
 }
 
 /// A sum of money, of which a part may not be known.
@@ -467,5 +469,13 @@ mod tests {
         assert_eq!(value["day"], "free");
         assert!(value["cost_usd"].is_null());
         assert_eq!(value["p50_seconds"], 0.812);
+        // What is known in part is told, beside how many it leaves out.
+        let mut some = usage("some");
+        (some.unpriced, some.saved, some.unsaved) = (1, 5_000_000, 2);
+        let value: serde_json::Value = serde_json::from_str(&json(By::Day, &some)).unwrap();
+        assert_eq!(value["cost_usd"], 1.234_567_89);
+        assert_eq!(value["unpriced"], 1);
+        assert_eq!(value["saved_usd"], 0.005);
+        assert_eq!(value["unsaved"], 2);
     }
 }

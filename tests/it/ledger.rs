@@ -278,6 +278,10 @@ fn a_model_without_a_price_costs_something_unknown_and_never_nothing() {
     let rows = audit(&home);
     assert!(rows[0]["cost_usd"].is_null());
     assert_eq!(rows[1]["cost_usd"], rows[1]["tokens_in"].as_f64().unwrap());
+    // Of both together what is known is told.
+    let both = group(&home);
+    assert_eq!(both["cost_usd"], rows[1]["cost_usd"]);
+    assert_eq!(both["unpriced"], 1);
     ask("[prices.in-house]\ninput = -1\noutput = 0\n").status(2);
     ask("[prices.in-house]\ninputs = 1\noutput = 0\n").status(2);
 }
