@@ -21,7 +21,14 @@ use crate::store::batch::{Job, Jobs};
 pub(super) fn batch(cli: &Cli, action: BatchAction) -> Result<ExitStatus, Error> {
     let file = config_file()?;
     let record = match paths::batch_file() {
-        Some(path) if path.exists() => Some(Jobs::open(&path).map_err(Error::usage)?.0),
+        Some(path) if path.exists() => {
+            let (record, warning) = Jobs::open(&path).map_err(Error::usage)?;
+            // Whoever comes next finds a record without a fault and without these batches.
+            if let Some(warning) = warning.filter(|_| !cli.quiet) {
+                message::warning(&warning);
+            }
+            Some(record)
+        }
         _ => None,
     };
     match (action, record) {

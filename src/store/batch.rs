@@ -142,7 +142,13 @@ impl Jobs {
             path: opened.path,
         };
         jobs.told(synchronous)?;
-        Ok((jobs, opened.warning))
+        let warning = opened.warning.map(|warning| {
+            format!(
+                "{warning}; the batches that it knew go on at the server, and what is in them is \
+                 submitted again"
+            )
+        });
+        Ok((jobs, warning))
     }
 
     /// Writes a job down with its requests; gives its number.

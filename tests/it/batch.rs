@@ -1,5 +1,7 @@
 //! `--batch`: chunks by the provider's Batch API, never submitted twice, whatever happens.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -500,6 +502,37 @@ fn an_interrupted_run_says_what_goes_on_and_how_to_pick_it_up() {
     let done = run(&provider, &home, &[]).input(lines(4)).run();
     done.status(0).stdout(lines(4));
     provider.once_each(chunks(&lines(4)));
+}
+
+/// Whoever finds the damage says so, as the next one finds nothing.
+#[test]
+fn a_damaged_record_is_told_by_the_command_and_by_a_run() {
+    let provider = Provider::new(&["in_progress"; 99]);
+    let home = Folder::home();
+    let record = home.path.join("state/gptpipe/batch.db");
+    for is_command in [true, false] {
+        let running = run(&provider, &home, &[]).input(lines(4)).start();
+        running.wait_stderr(|stderr| stderr.contains("in_progress, 0 of 4 done"));
+        running.signal(Signal::INT);
+        running.finish();
+        let file = File::options().write(true).open(&record).unwrap();
+        file.write_all_at(&b"this is no database ".repeat(400), 0)
+            .unwrap();
+        let says = "was set aside";
+        let lost = "what is in them is submitted again";
+        if is_command {
+            let command = || gptpipe().at(&home).arg("batch").run();
+            let found = command();
+            found.status(0).stdout("").one_message();
+            found.says(says).says(lost);
+            command().ok().stdout("");
+        } else {
+            let running = run(&provider, &home, &[]).input(lines(4)).start();
+            running.wait_stderr(|stderr| stderr.contains("in_progress, 0 of 4 done"));
+            running.signal(Signal::INT);
+            running.finish().says(says).says(lost);
+        }
+    }
 }
 
 #[test]
