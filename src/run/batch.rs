@@ -8,7 +8,7 @@ use crate::api::reply::Usage;
 use crate::api::request::{RequestOptions, Template};
 use crate::config::paths;
 use crate::config::settings::Config;
-use crate::error::Error;
+use crate::error::{Error, ExitStatus};
 use crate::input::spool::Spool;
 use crate::input::token::Encoding;
 use crate::interrupt;
@@ -81,8 +81,17 @@ impl Batch<'_> {
             return Err(no_place("there is no home folder".to_owned()));
         };
         let (jobs, warning) = Jobs::open(&file).map_err(no_place)?;
-        if let Some(warning) = warning {
-            asker.messages.warning(&warning);
+        if let Some(message) = warning {
+            // What is under way is not known any more, and would be paid for twice.
+            return Err(Error::Request {
+                status: ExitStatus::Temporary,
+                message,
+                hint: Some(
+                    "run again to submit anew, and pay again for, what is not remembered; what goes on can be \
+                     seen and cancelled at the provider's"
+                        .to_owned(),
+                ),
+            });
         }
         let mut folder = file;
         folder.pop();

@@ -142,12 +142,9 @@ impl Jobs {
             path: opened.path,
         };
         jobs.told(synchronous)?;
-        let warning = opened.warning.map(|warning| {
-            format!(
-                "{warning}; the batches that it knew go on at the server, and what is in them is \
-                 submitted again"
-            )
-        });
+        let warning = opened
+            .warning
+            .map(|warning| format!("{warning}; the batches that it knew go on at the server"));
         Ok((jobs, warning))
     }
 

@@ -519,7 +519,8 @@ fn a_damaged_record_is_told_by_the_command_and_by_a_run() {
         file.write_all_at(&b"this is no database ".repeat(400), 0)
             .unwrap();
         let says = "was set aside";
-        let lost = "what is in them is submitted again";
+        let lost = "the batches that it knew go on at the server";
+        let before = provider.state().batches.len();
         if is_command {
             let command = || gptpipe().at(&home).arg("batch").run();
             let found = command();
@@ -528,9 +529,13 @@ fn a_damaged_record_is_told_by_the_command_and_by_a_run() {
             command().ok().stdout("");
         } else {
             let running = run(&provider, &home, &[]).input(lines(4)).start();
+            running.finish().status(75).says(says).says(lost);
+            let after = provider.state().batches.len();
+            assert_eq!(after, before, "nothing is paid for twice unasked");
+            let running = run(&provider, &home, &[]).input(lines(4)).start();
             running.wait_stderr(|stderr| stderr.contains("in_progress, 0 of 4 done"));
             running.signal(Signal::INT);
-            running.finish().says(says).says(lost);
+            running.finish();
         }
     }
 }
