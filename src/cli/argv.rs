@@ -109,7 +109,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Typed, Error> {
         && sorted.may_be_command
         && cli.prompt_file.is_none()
     {
-        return command(word, Box::new(cli), &sorted.operands[1..]);
+        return command(word, Box::new(cli), &sorted);
     }
     Ok(Typed::Run {
         cli: Box::new(cli),
@@ -133,8 +133,9 @@ fn own<C: ArgsInfo + FromArgs>(
     Ok(typed(cli))
 }
 
-/// Reads what stands after a command's name.
-fn command(name: &str, cli: Box<Cli>, operands: &[OsString]) -> Result<Typed, Error> {
+/// Reads what stands around a command's name, which is the first operand.
+fn command(name: &str, cli: Box<Cli>, sorted: &Sorted<'_>) -> Result<Typed, Error> {
+    let operands = &sorted.operands[1..];
     let unknown = || {
         Error::usage_hint(
             format!("`{name}` is the name of a command, and this version does not have it"),
@@ -142,12 +143,7 @@ fn command(name: &str, cli: Box<Cli>, operands: &[OsString]) -> Result<Typed, Er
         )
     };
     let command = commands::find(name).ok_or_else(unknown)?;
-    if command.options.is_some() {
-        return Err(Error::usage_hint(
-            format!("the options of `gptpipe {name}` stand after its name"),
-            format!("see `gptpipe {name} --help`; as a prompt, `{name}` goes after `--`"),
-        ));
-    }
+    command.check_options(&sorted.names)?;
     match command.name {
         "cache" => {
             let action = match command.word(operands)? {
@@ -210,8 +206,10 @@ fn command(name: &str, cli: Box<Cli>, operands: &[OsString]) -> Result<Typed, Er
 
 /// The arguments, options apart from operands.
 #[derive(Debug, Default)]
-struct Sorted {
+struct Sorted<'a> {
     options: Vec<String>,
+    /// The long names of those that were typed.
+    names: Vec<&'a str>,
     operands: Vec<OsString>,
     wants_help: bool,
     /// Whether the first operand stands before any `--`: only there a command's
@@ -228,7 +226,7 @@ struct Given<'a> {
     value: Option<String>,
 }
 
-fn sort(args: Vec<OsString>, flags: &[FlagInfo<'_>]) -> Result<Sorted, Error> {
+fn sort<'a>(args: Vec<OsString>, flags: &'a [FlagInfo<'a>]) -> Result<Sorted<'a>, Error> {
     let mut sorted = Sorted::default();
     let mut given: Vec<Given<'_>> = Vec::new();
     let mut args = args.into_iter();
@@ -296,20 +294,7 @@ fn sort(args: Vec<OsString>, flags: &[FlagInfo<'_>]) -> Result<Sorted, Error> {
                 sorted.wants_help = true;
                 return Ok(sorted);
             }
-            let flag = flags
-                .iter()
-                .find(|flag| flag.short == Some(short))
-                .ok_or_else(|| {
-                    let whole = if text.chars().count() > 2 {
-                        format!(" in `{text}`")
-                    } else {
-                        String::new()
-                    };
-                    Error::usage_hint(
-                        format!("unknown option `-{short}`{whole}"),
-                        "a prompt that begins with `-` goes after `--`; see `gptpipe --help`",
-                    )
-                })?;
+            let flag = find_short(short, text, flags)?;
             let rest = &text[1 + at + short.len_utf8()..];
             // As sed takes it: `-i.bak`. What begins like a word is further switches.
             if flag.long == IN_PLACE && rest.starts_with(|c: char| !c.is_alphanumeric()) {
@@ -333,6 +318,7 @@ fn sort(args: Vec<OsString>, flags: &[FlagInfo<'_>]) -> Result<Sorted, Error> {
         }
     }
     sorted.options = last_wins(&given);
+    sorted.names = given.iter().map(|option| option.flag.long).collect();
     Ok(sorted)
 }
 
@@ -341,6 +327,26 @@ fn backup<'a>(flags: &'a [FlagInfo<'a>], suffix: String) -> Vec<Given<'a>> {
     let flag = flags.iter().find(|flag| flag.long == "--backup");
     let value = Some(suffix);
     flag.map(|flag| Given { flag, value }).into_iter().collect()
+}
+
+/// Finds a short option, which stands in `text`.
+fn find_short<'a>(
+    short: char,
+    text: &str,
+    flags: &'a [FlagInfo<'a>],
+) -> Result<&'a FlagInfo<'a>, Error> {
+    let found = flags.iter().find(|flag| flag.short == Some(short));
+    found.ok_or_else(|| {
+        let whole = if text.chars().count() > 2 {
+            format!(" in `{text}`")
+        } else {
+            String::new()
+        };
+        Error::usage_hint(
+            format!("unknown option `-{short}`{whole}"),
+            "a prompt that begins with `-` goes after `--`; see `gptpipe --help`",
+        )
+    })
 }
 
 /// Finds a long option by its name or by a beginning that fits only one.

@@ -5,7 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 
-use argh::{ArgsInfo as _, FlagInfo};
+use argh::{ArgsInfo, FlagInfo, FromArgs};
 
 use crate::cli::reports::{MetricsCli, UsageCli};
 use crate::error::Error;
@@ -23,9 +23,27 @@ pub struct Command {
     pub needs_word: bool,
     /// What may follow after that.
     pub operand: Operand,
-    /// The command's own options; none where it takes those of a run.
-    pub options: Option<fn() -> &'static [FlagInfo<'static>]>,
+    /// The options that it takes.
+    pub options: Options,
 }
+
+/// Which options a command takes; `--help` and `--version` always.
+#[derive(Clone, Copy, Debug)]
+pub enum Options {
+    /// Those of a run with these names. What else a run takes would change nothing, and who types
+    /// `gptpipe cache clear --dry-run` has to learn that before the cache is empty.
+    OfRun(&'static [&'static str]),
+    /// Its own, which stand after its name.
+    Own {
+        /// What they are.
+        flags: fn() -> &'static [FlagInfo<'static>],
+        /// What their parser says against words.
+        refusal: fn(&[&str]) -> Option<String>,
+    },
+}
+
+/// Options that every command takes, as people put them into an alias.
+const EVERYWHERE: [&str; 4] = ["--quiet", "--verbose", "--help", "--version"];
 
 /// What a command takes besides its words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +78,7 @@ pub const COMMANDS: &[Command] = &[
         words: &[],
         needs_word: false,
         operand: Operand::Nothing,
-        options: None,
+        options: Options::OfRun(&["--profile", "--base-url", "--no-check"]),
     },
     Command {
         name: "key",
@@ -73,7 +91,7 @@ pub const COMMANDS: &[Command] = &[
         ],
         needs_word: false,
         operand: Operand::Nothing,
-        options: None,
+        options: Options::OfRun(&["--profile", "--base-url", "--no-check"]),
     },
     #[cfg(feature = "oauth")]
     Command {
@@ -82,7 +100,7 @@ pub const COMMANDS: &[Command] = &[
         words: &[],
         needs_word: false,
         operand: Operand::Nothing,
-        options: None,
+        options: Options::OfRun(&["--profile", "--base-url", "--revoke"]),
     },
     Command {
         name: "cache",
@@ -94,7 +112,7 @@ pub const COMMANDS: &[Command] = &[
         ],
         needs_word: false,
         operand: Operand::Nothing,
-        options: None,
+        options: Options::OfRun(&["--cache"]),
     },
     Command {
         name: "usage",
@@ -102,7 +120,7 @@ pub const COMMANDS: &[Command] = &[
         words: &[],
         needs_word: false,
         operand: Operand::Nothing,
-        options: Some(|| UsageCli::get_args_info().flags),
+        options: own::<UsageCli>(),
     },
     Command {
         name: "metrics",
@@ -110,7 +128,7 @@ pub const COMMANDS: &[Command] = &[
         words: &[],
         needs_word: false,
         operand: Operand::Nothing,
-        options: Some(|| MetricsCli::get_args_info().flags),
+        options: own::<MetricsCli>(),
     },
     Command {
         name: "batch",
@@ -121,7 +139,7 @@ pub const COMMANDS: &[Command] = &[
         ],
         needs_word: false,
         operand: Operand::OfLast("ID"),
-        options: None,
+        options: Options::OfRun(&["--profile", "--base-url"]),
     },
     Command {
         name: "completions",
@@ -133,11 +151,62 @@ pub const COMMANDS: &[Command] = &[
         ],
         needs_word: true,
         operand: Operand::Nothing,
-        options: None,
+        options: Options::OfRun(&["--profile"]),
     },
 ];
 
+/// The options that are declared as `C`.
+const fn own<C: ArgsInfo + FromArgs>() -> Options {
+    Options::Own {
+        flags: || C::get_args_info().flags,
+        refusal: |words| {
+            C::from_args(&["gptpipe"], words)
+                .err()
+                .map(|exit| exit.output)
+        },
+    }
+}
+
 impl Command {
+    /// Whether an option of a run is also one of this command.
+    #[must_use]
+    pub fn takes(&self, long: &str) -> bool {
+        match self.options {
+            Options::OfRun(names) => names.contains(&long) || EVERYWHERE.contains(&long),
+            Options::Own { .. } => false,
+        }
+    }
+
+    /// Holds what was typed of a run's options against those that mean something here.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for the first that means nothing.
+    pub fn check_options(&self, typed: &[&str]) -> Result<(), Error> {
+        let name = self.name;
+        match (self.options, typed.iter().find(|long| !self.takes(long))) {
+            (_, None) => Ok(()),
+            (Options::Own { .. }, Some(_)) => Err(Error::usage_hint(
+                format!("the options of `gptpipe {name}` stand after its name"),
+                format!("see `gptpipe {name} --help`; as a prompt, `{name}` goes after `--`"),
+            )),
+            (Options::OfRun(names), Some(other)) => {
+                let taken: Vec<String> = names
+                    .iter()
+                    .chain(&EVERYWHERE[..1])
+                    .map(|name| format!("`{name}`"))
+                    .collect();
+                Err(Error::usage_hint(
+                    format!("`{other}` is not for `gptpipe {name}`"),
+                    format!(
+                        "it takes {} and `{}`; as a prompt, `{name}` goes after `--`",
+                        taken.join(", "),
+                        EVERYWHERE[1]
+                    ),
+                ))
+            }
+        }
+    }
+
     /// The command as it is typed: `cache [stats | prune | clear]`.
     #[must_use]
     pub fn spelling(&self) -> String {
@@ -155,10 +224,9 @@ impl Command {
                 return format!("{}{} {name}]", self.name, words.trim_end_matches(']'));
             }
         };
-        let options = if self.options.is_some() {
-            " [OPTIONS]"
-        } else {
-            ""
+        let options = match self.options {
+            Options::Own { .. } => " [OPTIONS]",
+            Options::OfRun(_) => "",
         };
         format!("{}{options}{words}{operand}", self.name)
     }

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use argh::{ArgsInfo, FlagInfo, FlagInfoKind};
 
 use crate::cli::args::Cli;
-use crate::cli::commands::{COMMANDS, Command};
+use crate::cli::commands::{COMMANDS, Command, Options};
 
 /// The headings of the options, each with its options in their order.
 pub const GROUPS: [(&str, &[&str]); 7] = [
@@ -172,7 +172,10 @@ pub fn help_with(command: &Command) -> String {
 
 /// The options that are a command's own, but for `--help`.
 pub fn own_options(command: &Command) -> impl Iterator<Item = &'static FlagInfo<'static>> {
-    let flags = command.options.map_or(&[][..], |options| options());
+    let flags = match command.options {
+        Options::Own { flags, .. } => flags(),
+        Options::OfRun(_) => &[],
+    };
     flags.iter().filter(|flag| flag.long != "--help")
 }
 

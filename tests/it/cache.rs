@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use gptpipe::cli::commands;
 use rusqlite::Connection;
 
 use crate::harness::{Folder, Gptpipe, gptpipe, lines, shell};
@@ -384,6 +385,46 @@ fn a_damaged_file_is_set_aside() {
     let run = three(&server, &home).arg("--cache").arg(&mine).run();
     run.status(0).one_message().says("notes.txt");
     assert_eq!(fs::read_to_string(mine).unwrap(), garbage);
+}
+
+/// What would change nothing is refused before anything is done.
+#[test]
+fn a_command_refuses_options_that_mean_nothing_to_it() {
+    let (server, home) = (Server::echo(), Folder::home());
+    let ask = || gptpipe().at(&home).ask(&server).arg("p").input("x\n");
+    ask().run().ok();
+    let cases: [(&[&str], &str); 12] = [
+        (&["cache", "clear", "--dry-run"], "--dry-run"),
+        (&["--dry-run", "cache", "clear"], "--dry-run"),
+        (&["cache", "clear", "-q", "-P", "corp"], "--profile"),
+        (&["cache", "prune", "--cache-ttl=1s"], "--cache-ttl"),
+        (&["cache", "--format", "jsonl"], "--format"),
+        (&["batch", "-j", "4"], "--jobs"),
+        (&["key", "-i"], "--in-place"),
+        (&["key", "remove", "--dry-run"], "--dry-run"),
+        (&["setup", "--batch"], "--batch"),
+        (&["login", "--schema", "x.json"], "--schema"),
+        (&["completions", "bash", "-n"], "--null-input"),
+        (&["cache", "--no-check"], "--no-check"),
+    ];
+    for (args, option) in cases {
+        let run = gptpipe().at(&home).args(args).run();
+        let command = args.iter().find(|arg| commands::find(arg).is_some());
+        run.status(2).stdout("").one_message().says(&format!(
+            "`{option}` is not for `gptpipe {}`",
+            command.unwrap()
+        ));
+    }
+    ask().run().ok();
+    assert_eq!(server.calls(), 1, "all of it is still remembered");
+    for args in [
+        &["cache", "-qv", "--cache", "other.db"][..],
+        &["batch", "-P", "corp", "--base-url", "http://127.0.0.1:9/v1"],
+        &["completions", "models", "-P", "openai"],
+        &["cache", "clear", "-v"],
+    ] {
+        gptpipe().at(&home).args(args).run().status(0);
+    }
 }
 
 #[test]

@@ -114,6 +114,11 @@ fn on_the_command_line() {
     check("value-missing", "", text().args(["summarize", "-m"]));
     check("word-after-command", "", text().args(["cache", "clean"]));
     check(
+        "option-of-a-run",
+        "",
+        text().args(["cache", "clear", "--dry-run"]),
+    );
+    check(
         "command-as-prompt",
         "",
         text().args(["completions", "notes.txt"]),
