@@ -32,7 +32,7 @@ _gptpipe() {
             --) ended=1 ;;
             --profile=*) profile=${word#*=} ;;
             --prompt-file=*) prompted=1 ;;
-            --prompt-file | --reduce | --system | --profile | --model | --base-url | --api | --param | --max-output-tokens | --chunk-tokens | --by | --context | --flush-after | --jobs | --rate | --token-rate | --retries | --timeout | --on-error | --max-cost | --max-tokens | --backup | --cache-ttl | --cache | --log | --metrics | --format | --schema | --join | --progress) option=$word ;;
+            --prompt-file | --reduce | --system | --profile | --model | --base-url | --api | --param | --max-output-tokens | --chunk-tokens | --by | --context | --flush-after | --jobs | --rate | --token-rate | --retries | --timeout | --on-error | --max-cost | --max-tokens | --backup | --cache-ttl | --cache | --log | --metrics | --format | --schema | --join | --progress | --since | --listen) option=$word ;;
             --*) ;;
             *)
                 # Short options in one word: the first that takes a value takes the rest.
@@ -56,25 +56,53 @@ _gptpipe() {
     if [[ -z $option && -z $ended && $current == --*=* ]]; then
         option=${current%%=*} current=${current#*=}
     fi
+    # The options after a command are its own; with a prompt from a file no word is a command.
+    [[ -z $prompted ]] || first=
     if [[ -n $option ]]; then
-        case $option in
-        -f | --prompt-file) files=1 ;;
-        -P | --profile) list=$("$gptpipe" completions profiles 2>/dev/null) ;;
-        -m | --model) list=$("$gptpipe" completions models ${profile:+"--profile=$profile"} 2>/dev/null) ;;
-        --api) list=$'chat\nresponses' ;;
-        -b | --by) list=$'sentence\nparagraph\nline\nfile' ;;
-        -j | --jobs) list=$'auto' ;;
-        --on-error) list=$'stop\nskip\nkeep' ;;
-        --cache) files=1 ;;
-        --log) files=1 ;;
-        --metrics) files=1 ;;
-        --format) list=$'text\njsonl' ;;
-        --schema) files=1 ;;
-        --join) list=$'source\nline\nblank' ;;
-        --progress) list=$'auto\nalways\nnever' ;;
+        case $first/$option in
+        setup/-P | setup/--profile) list=$("$gptpipe" completions profiles 2>/dev/null) ;;
+        setup/*) ;;
+        key/-P | key/--profile) list=$("$gptpipe" completions profiles 2>/dev/null) ;;
+        key/*) ;;
+        login/-P | login/--profile) list=$("$gptpipe" completions profiles 2>/dev/null) ;;
+        login/*) ;;
+        cache/--cache) files=1 ;;
+        cache/*) ;;
+        usage/--by) list=$'model\nday\nprofile\nhost' ;;
+        usage/--format) list=$'text\njsonl' ;;
+        usage/*) ;;
+        metrics/*) ;;
+        batch/-P | batch/--profile) list=$("$gptpipe" completions profiles 2>/dev/null) ;;
+        batch/*) ;;
+        completions/-P | completions/--profile) list=$("$gptpipe" completions profiles 2>/dev/null) ;;
+        completions/*) ;;
+        */-f | */--prompt-file) files=1 ;;
+        */-P | */--profile) list=$("$gptpipe" completions profiles 2>/dev/null) ;;
+        */-m | */--model) list=$("$gptpipe" completions models ${profile:+"--profile=$profile"} 2>/dev/null) ;;
+        */--api) list=$'chat\nresponses' ;;
+        */-b | */--by) list=$'sentence\nparagraph\nline\nfile' ;;
+        */-j | */--jobs) list=$'auto' ;;
+        */--on-error) list=$'stop\nskip\nkeep' ;;
+        */--cache) files=1 ;;
+        */--log) files=1 ;;
+        */--metrics) files=1 ;;
+        */--format) list=$'text\njsonl' ;;
+        */--schema) files=1 ;;
+        */--join) list=$'source\nline\nblank' ;;
+        */--progress) list=$'auto\nalways\nnever' ;;
         esac
     elif [[ -z $ended && $current == -* ]]; then
-        list=$'-f\n--prompt-file\n-n\n--null-input\n-R\n--reduce\n-s\n--system\n-P\n--profile\n-m\n--model\n--base-url\n--api\n--param\n--max-output-tokens\n--no-check\n--revoke\n--demo\n-c\n--chunk-tokens\n-b\n--by\n--context\n--flush-after\n-j\n--jobs\n-r\n--rate\n--token-rate\n--retries\n--timeout\n--on-error\n--max-cost\n--max-tokens\n--batch\n-i\n--in-place\n--backup\n--dry-run\n--no-cache\n--refresh\n--cache-only\n--cache-ttl\n--cache\n--log\n--metrics\n--format\n--schema\n--unfence\n--join\n--live\n--whole\n--progress\n-q\n--quiet\n-v\n--verbose\n-h\n--help\n-V\n--version'
+        case $first in
+        setup) list=$'-P\n--profile\n--base-url\n--no-check\n-q\n--quiet\n-v\n--verbose\n-h\n--help\n-V\n--version' ;;
+        key) list=$'-P\n--profile\n--base-url\n--no-check\n-q\n--quiet\n-v\n--verbose\n-h\n--help\n-V\n--version' ;;
+        login) list=$'-P\n--profile\n--base-url\n--revoke\n-q\n--quiet\n-v\n--verbose\n-h\n--help\n-V\n--version' ;;
+        cache) list=$'--cache\n-q\n--quiet\n-v\n--verbose\n-h\n--help\n-V\n--version' ;;
+        usage) list=$'--since\n--by\n--format\n--audit\n-h\n--help' ;;
+        metrics) list=$'--listen\n-h\n--help' ;;
+        batch) list=$'-P\n--profile\n--base-url\n-q\n--quiet\n-v\n--verbose\n-h\n--help\n-V\n--version' ;;
+        completions) list=$'-P\n--profile\n-q\n--quiet\n-v\n--verbose\n-h\n--help\n-V\n--version' ;;
+        *) list=$'-f\n--prompt-file\n-n\n--null-input\n-R\n--reduce\n-s\n--system\n-P\n--profile\n-m\n--model\n--base-url\n--api\n--param\n--max-output-tokens\n--no-check\n--revoke\n--demo\n-c\n--chunk-tokens\n-b\n--by\n--context\n--flush-after\n-j\n--jobs\n-r\n--rate\n--token-rate\n--retries\n--timeout\n--on-error\n--max-cost\n--max-tokens\n--batch\n-i\n--in-place\n--backup\n--dry-run\n--no-cache\n--refresh\n--cache-only\n--cache-ttl\n--cache\n--log\n--metrics\n--format\n--schema\n--unfence\n--join\n--live\n--whole\n--progress\n-q\n--quiet\n-v\n--verbose\n-h\n--help\n-V\n--version' ;;
+        esac
     elif [[ -n $prompted ]]; then
         files=1
     elif [[ $operands == 0 ]]; then

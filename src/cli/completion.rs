@@ -9,8 +9,8 @@ use std::fmt::Write as _;
 use argh::{ArgsInfo, FlagInfo, FlagInfoKind, FromArgs, Optionality};
 
 use crate::cli::args::Cli;
-use crate::cli::commands::{COMMANDS, Command, Operand};
-use crate::cli::manual::{GROUPS, HELP};
+use crate::cli::commands::{COMMANDS, Command, Operand, Options};
+use crate::cli::manual::{GROUPS, HELP, own_options};
 
 /// A shell that can be taught.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,9 @@ pub enum Values {
     Free,
 }
 
+/// What a parser says against words.
+type Refusal = fn(&[&str]) -> Option<String>;
+
 /// An option as the shells need it.
 struct Flag {
     long: &'static str,
@@ -51,9 +54,37 @@ struct Flag {
     values: Values,
 }
 
+impl Flag {
+    /// The option as argh declares it, and as its parser judges its value.
+    fn new(flag: &FlagInfo<'static>, refusal: Refusal) -> Self {
+        Self {
+            long: flag.long,
+            short: flag.short,
+            about: flag.description,
+            value: match flag.kind {
+                FlagInfoKind::Option { arg_name } => Some(arg_name),
+                FlagInfoKind::Switch => None,
+            },
+            repeats: flag.optionality == Optionality::Repeating,
+            values: values(flag, refusal),
+        }
+    }
+
+    /// `--help`, which is argh's own, and its short name ours.
+    fn help() -> Self {
+        Self {
+            long: "--help",
+            short: Some('h'),
+            about: HELP,
+            value: None,
+            repeats: false,
+            values: Values::None,
+        }
+    }
+}
+
 /// What may stand as the value of an option.
-#[must_use]
-pub fn values(flag: &FlagInfo<'_>) -> Values {
+fn values(flag: &FlagInfo<'_>, refusal: Refusal) -> Values {
     let FlagInfoKind::Option { arg_name } = flag.kind else {
         return Values::None;
     };
@@ -61,7 +92,7 @@ pub fn values(flag: &FlagInfo<'_>) -> Values {
         ("--profile", _) => Values::Profiles,
         ("--model", _) => Values::Models,
         (_, "FILE") => Values::Files,
-        _ => match words(flag.long) {
+        _ => match words(flag.long, refusal) {
             words if words.is_empty() => Values::Free,
             words => Values::Words(words),
         },
@@ -69,11 +100,11 @@ pub fn values(flag: &FlagInfo<'_>) -> Values {
 }
 
 /// The words that an option takes: what its parser answers to an empty value names each in backticks.
-fn words(long: &str) -> Vec<String> {
-    let Err(refusal) = Cli::from_args(&["gptpipe"], &[long, ""]) else {
+fn words(long: &str, refusal: Refusal) -> Vec<String> {
+    let Some(refusal) = refusal(&[long, ""]) else {
         return Vec::new();
     };
-    let why = refusal.output.rsplit("': ").next().unwrap_or_default();
+    let why = refusal.rsplit("': ").next().unwrap_or_default();
     why.split('`')
         .skip(1)
         .step_by(2)
@@ -84,53 +115,64 @@ fn words(long: &str) -> Vec<String> {
 /// The script for a shell.
 #[must_use]
 pub fn script(shell: Shell) -> String {
-    let flags = flags();
+    let of_run = flags();
+    let of_commands: Vec<(&Command, Vec<Flag>)> = COMMANDS
+        .iter()
+        .map(|command| (command, flags_of(command)))
+        .collect();
     match shell {
-        Shell::Bash => bash(&flags),
-        Shell::Zsh => zsh(&flags),
-        Shell::Fish => fish(&flags),
+        Shell::Bash => bash(&of_run, &of_commands),
+        Shell::Zsh => zsh(&of_run, &of_commands),
+        Shell::Fish => fish(&of_run, &of_commands),
     }
 }
 
-/// All options in the order of help. `--help` is argh's own, and its short name ours.
+/// The options of a run, in the order of help.
 fn flags() -> Vec<Flag> {
     let declared = Cli::get_args_info().flags;
+    let refusal = |words: &[&str]| {
+        let refused = Cli::from_args(&["gptpipe"], words).err();
+        refused.map(|exit| exit.output)
+    };
     let names = GROUPS.iter().flat_map(|(_, names)| *names);
     names
         .filter_map(|name| {
             if *name == "--help" {
-                return Some(Flag {
-                    long: "--help",
-                    short: Some('h'),
-                    about: HELP,
-                    value: None,
-                    repeats: false,
-                    values: Values::None,
-                });
+                return Some(Flag::help());
             }
             let flag = declared.iter().find(|flag| flag.long == *name)?;
-            Some(Flag {
-                long: flag.long,
-                short: flag.short,
-                about: flag.description,
-                value: match flag.kind {
-                    FlagInfoKind::Option { arg_name } => Some(arg_name),
-                    FlagInfoKind::Switch => None,
-                },
-                repeats: flag.optionality == Optionality::Repeating,
-                values: values(flag),
-            })
+            Some(Flag::new(flag, refusal))
         })
         .collect()
 }
 
-/// Long names of options with a value, and their short names in one word.
-fn with_value(flags: &[Flag]) -> (Vec<String>, String) {
-    let with = || flags.iter().filter(|flag| flag.values != Values::None);
-    (
-        with().map(|flag| flag.long.to_owned()).collect(),
-        with().filter_map(|flag| flag.short).collect(),
-    )
+/// The options that a command takes.
+fn flags_of(command: &Command) -> Vec<Flag> {
+    match command.options {
+        Options::OfRun(_) => {
+            let mut flags = flags();
+            flags.retain(|flag| command.takes(flag.long));
+            flags
+        }
+        Options::Own { refusal, .. } => own_options(command)
+            .map(|flag| Flag::new(flag, refusal))
+            .chain([Flag::help()])
+            .collect(),
+    }
+}
+
+/// Long names of options with a value, and their short names in one word; of all commands, as no
+/// name has a value after one and none after another.
+fn with_value(of_run: &[Flag], of_commands: &[(&Command, Vec<Flag>)]) -> (Vec<String>, String) {
+    let of_commands = of_commands.iter().flat_map(|(_, flags)| flags);
+    let (mut long, mut short) = (Vec::new(), String::new());
+    for flag in of_run.iter().chain(of_commands) {
+        if flag.values != Values::None && !long.iter().any(|known| known == flag.long) {
+            long.push(flag.long.to_owned());
+            short.extend(flag.short);
+        }
+    }
+    (long, short)
 }
 
 /// What may follow a command at each place: its words, then its operand.
@@ -149,15 +191,8 @@ fn after(command: &Command) -> Vec<(usize, Values)> {
     places
 }
 
-fn bash(flags: &[Flag]) -> String {
+fn bash(of_run: &[Flag], flags_of: &[(&Command, Vec<Flag>)]) -> String {
     let list = |words: &[String]| format!("$'{}'", words.join("\\n"));
-    let names: Vec<String> = flags
-        .iter()
-        .flat_map(|flag| {
-            let short = flag.short.map(|short| format!("-{short}"));
-            short.into_iter().chain([flag.long.to_owned()])
-        })
-        .collect();
     let action = |values: &Values| {
         match values {
         Values::Words(words) => Some(format!("list={}", list(words))),
@@ -172,16 +207,31 @@ fn bash(flags: &[Flag]) -> String {
         Values::None | Values::Free => None,
     }
     };
-    let mut of_options = String::new();
-    for flag in flags {
-        if let Some(action) = action(&flag.values) {
-            let short = flag.short.map(|short| format!("-{short} | "));
-            let _ = writeln!(
-                of_options,
-                "        {}{}) {action} ;;",
-                short.unwrap_or_default(),
-                flag.long
-            );
+    let (mut of_values, mut of_names) = (String::new(), String::new());
+    let of_commands = flags_of
+        .iter()
+        .map(|(command, flags)| (command.name, &flags[..]));
+    for (name, flags) in of_commands.chain([("*", of_run)]) {
+        let names = flags.iter().flat_map(|flag| {
+            let short = flag.short.map(|short| format!("-{short}"));
+            short.into_iter().chain([flag.long.to_owned()])
+        });
+        let names: Vec<String> = names.collect();
+        let _ = writeln!(of_names, "        {name}) list={} ;;", list(&names));
+        for flag in flags {
+            if let Some(action) = action(&flag.values) {
+                let short = flag.short.map(|short| format!("{name}/-{short} | "));
+                let _ = writeln!(
+                    of_values,
+                    "        {}{name}/{}) {action} ;;",
+                    short.unwrap_or_default(),
+                    flag.long
+                );
+            }
+        }
+        // What a command does not take has no values after it.
+        if name != "*" {
+            let _ = writeln!(of_values, "        {name}/*) ;;");
         }
     }
     let mut of_commands = String::new();
@@ -193,18 +243,18 @@ fn bash(flags: &[Flag]) -> String {
         }
         let _ = writeln!(of_commands, "        {}/*) ;;", command.name);
     }
-    let (long, short) = with_value(flags);
+    let (long, short) = with_value(of_run, flags_of);
     let commands: Vec<String> = COMMANDS.iter().map(|c| c.name.to_owned()).collect();
     include_str!("completion/bash.txt")
         .replace("@LONG@", &long.join(" | "))
         .replace("@SHORT@", &short)
-        .replace("@OPTIONS@", &list(&names))
+        .replace("@OPTIONS@\n", &of_names)
         .replace("@COMMANDS@", &list(&commands))
-        .replace("@VALUES@\n", &of_options)
+        .replace("@VALUES@\n", &of_values)
         .replace("@WORDS@\n", &of_commands)
 }
 
-fn zsh(flags: &[Flag]) -> String {
+fn zsh(of_run: &[Flag], flags_of: &[(&Command, Vec<Flag>)]) -> String {
     let quoted = |text: &str| text.replace('\'', "'\\''");
     let action = |values: &Values| match values {
         Values::Words(words) => format!("({})", words.join(" ")),
@@ -213,8 +263,7 @@ fn zsh(flags: &[Flag]) -> String {
         Values::Models => "_gptpipe_models".to_owned(),
         Values::None | Values::Free => " ".to_owned(),
     };
-    let mut options = String::new();
-    for flag in flags {
+    let spec = |flag: &Flag| {
         let about = quoted(flag.about).replace('[', "\\[").replace(']', "\\]");
         let (value, attached) = match flag.value {
             None => (String::new(), ("", "")),
@@ -234,7 +283,18 @@ fn zsh(flags: &[Flag]) -> String {
             Some(short) => format!("'*'{{-{short}{},{long}}}'", attached.0),
             None => format!("'{star}{long}"),
         };
-        let _ = writeln!(options, "        {names}[{about}]{value}' \\");
+        format!("            {names}[{about}]{value}'\n")
+    };
+    let mut options = String::new();
+    let of_commands = flags_of
+        .iter()
+        .map(|(command, flags)| (command.name, &flags[..]));
+    for (name, flags) in of_commands.chain([("*", of_run)]) {
+        let specs: String = flags.iter().map(spec).collect();
+        let _ = writeln!(
+            options,
+            "    {name})\n        specs=(\n{specs}        )\n        ;;"
+        );
     }
     let described = |words: &[(&str, &str)], indent: &str| {
         let lines = words
@@ -264,13 +324,17 @@ fn zsh(flags: &[Flag]) -> String {
         }
         let _ = writeln!(of_commands, "        {}/*) ;;", command.name);
     }
+    let (mut long, short) = with_value(of_run, flags_of);
+    long.retain(|long| long != "--prompt-file");
     include_str!("completion/zsh.txt")
+        .replace("@LONG@", &long.join(" | "))
+        .replace("@SHORT@", &short)
         .replace("@OPTIONS@\n", &options)
         .replace("@COMMANDS@\n", &described(&commands, "        "))
         .replace("@WORDS@\n", &of_commands)
 }
 
-fn fish(flags: &[Flag]) -> String {
+fn fish(of_run: &[Flag], flags_of: &[(&Command, Vec<Flag>)]) -> String {
     let quoted = |text: &str| text.replace('\\', "\\\\").replace('\'', "\\'");
     let action = |values: &Values| match values {
         Values::None => String::new(),
@@ -281,16 +345,25 @@ fn fish(flags: &[Flag]) -> String {
         Values::Free => " -x".to_owned(),
     };
     let mut lines = String::new();
-    for flag in flags {
+    let line = |flag: &Flag, takers: &str| {
         let short = flag.short.map(|short| format!(" -s {short}"));
-        let _ = writeln!(
-            lines,
-            "complete -c gptpipe{} -l {}{} -d '{}'",
+        format!(
+            "complete -c gptpipe -n '__gptpipe_at option {takers}'{} -l {}{} -d '{}'\n",
             short.unwrap_or_default(),
             flag.long.trim_start_matches('-'),
             action(&flag.values),
             quoted(flag.about)
-        );
+        )
+    };
+    for flag in of_run {
+        let takers = COMMANDS.iter().filter(|command| command.takes(flag.long));
+        let takers: Vec<&str> = takers.map(|command| command.name).collect();
+        lines += &line(flag, format!("run {}", takers.join(" ")).trim_end());
+    }
+    for (command, flags) in flags_of {
+        if let Options::Own { .. } = command.options {
+            lines.extend(flags.iter().map(|flag| line(flag, command.name)));
+        }
     }
     for command in COMMANDS {
         let (name, about) = (command.name, quoted(command.about));
@@ -318,11 +391,8 @@ fn fish(flags: &[Flag]) -> String {
             }
         }
     }
-    let (long, short) = with_value(flags);
-    let long: Vec<String> = long
-        .into_iter()
-        .filter(|long| long != "--prompt-file")
-        .collect();
+    let (mut long, short) = with_value(of_run, flags_of);
+    long.retain(|long| long != "--prompt-file");
     let commands: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();
     include_str!("completion/fish.txt")
         .replace("@LONG@", &long.join(" "))
@@ -337,7 +407,8 @@ mod tests {
 
     /// Names of values that nobody can know beforehand. Who gives a value another name has to say
     /// here, or in [`values`], what completes it.
-    const UNKNOWABLE: [&str; 9] = [
+    const UNKNOWABLE: [&str; 10] = [
+        "ADDR",
         "DUR",
         "N",
         "NAME=JSON",
@@ -350,8 +421,24 @@ mod tests {
     ];
 
     #[test]
+    fn an_option_has_a_value_after_every_command_or_after_none() {
+        let of_run = flags();
+        for command in COMMANDS {
+            for flag in flags_of(command) {
+                let same = of_run.iter().find(|other| other.long == flag.long);
+                assert!(
+                    same.is_none_or(|same| same.value.is_some() == flag.value.is_some()),
+                    "{}",
+                    flag.long
+                );
+            }
+        }
+    }
+
+    #[test]
     fn it_is_known_what_completes_each_value() {
-        for flag in flags() {
+        let of_commands = COMMANDS.iter().flat_map(flags_of);
+        for flag in flags().into_iter().chain(of_commands) {
             if let (Values::Free, Some(name)) = (&flag.values, flag.value) {
                 assert!(UNKNOWABLE.contains(&name), "{}", flag.long);
             }
@@ -361,7 +448,9 @@ mod tests {
     #[test]
     fn the_words_of_an_option_are_those_that_it_takes() {
         assert_eq!(
-            words("--by"),
+            words("--by", |words| Cli::from_args(&["gptpipe"], words)
+                .err()
+                .map(|exit| exit.output)),
             ["sentence", "paragraph", "line", "file"],
             "the parser names them"
         );
