@@ -182,6 +182,12 @@ fn command(name: &str, cli: Box<Cli>, sorted: &Sorted<'_>) -> Result<Typed, Erro
                         "`gptpipe batch` tells the names",
                     ));
                 }
+                [word, _, ..] if word == "cancel" => {
+                    return Err(Error::usage_hint(
+                        "`gptpipe batch cancel` takes the name of one batch",
+                        "give each of them a `gptpipe batch cancel`",
+                    ));
+                }
                 operands => {
                     command.word(operands)?;
                     BatchAction::List

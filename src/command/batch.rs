@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::api::client::Client;
-use crate::api::failure::{Failure, Verdict};
+use crate::api::failure::{Failure, Kind, Verdict};
 use crate::command::table::{age, lines};
 use crate::error::{Error, ExitStatus};
 use crate::store::batch::{Job, Jobs};
@@ -74,13 +74,13 @@ pub async fn refresh(client: &Client, record: &Jobs, jobs: &[Job]) -> Result<Vec
     Ok(troubles)
 }
 
-/// Has the server cancel a batch, and tells what it said.
+/// Has the server cancel a batch, and tells what it said; `is_known` says whether it is on record.
 ///
 /// # Errors
-/// [`Error::Request`] when it does not.
-pub async fn cancel(client: &Client, id: &str) -> Result<String, Error> {
+/// [`Error::Request`] when it does not, [`Error::Usage`] where there is nobody to ask.
+pub async fn cancel(client: &Client, id: &str, is_known: bool) -> Result<String, Error> {
     let cancelled = client.cancel_batch(id).await;
-    let batch = cancelled.map_err(|failure| refused(id, &failure))?;
+    let batch = cancelled.map_err(|failure| refused(id, &failure, is_known))?;
     let counts = batch.counts;
     Ok(lines(&[
         ("batch", batch.id),
@@ -91,7 +91,17 @@ pub async fn cancel(client: &Client, id: &str) -> Result<String, Error> {
     ]))
 }
 
-fn refused(id: &str, failure: &Failure) -> Error {
+fn refused(id: &str, failure: &Failure, is_known: bool) -> Error {
+    // The name is all that was typed, so a key that nobody spoke of is not what is wrong.
+    if failure.kind == Kind::NoKey && !is_known {
+        return Error::usage_hint(
+            format!(
+                "there is no batch {id} on record here, and no server can be asked about it: {}",
+                failure.message
+            ),
+            "`gptpipe batch` tells those on record; for another one name its profile with `-P`",
+        );
+    }
     let status = match failure.verdict() {
         // What is over stays so, and what is not there can be another's.
         _ if matches!(failure.status, Some(404 | 409)) => ExitStatus::Failed,

@@ -42,11 +42,12 @@ pub(super) fn batch(cli: &Cli, action: BatchAction) -> Result<ExitStatus, Error>
                 Some(record) => record.of_batch(&id).map_err(Error::usage)?,
                 None => None,
             };
+            let is_known = known.is_some();
             let client = match known {
                 Some(job) => client(Some(job.profile), Some(job.url), &file)?,
                 None => client(cli.profile.clone(), cli.base_url.clone(), &file)?,
             };
-            print(&runtime()?.block_on(batch::cancel(&client, &id))?)
+            print(&runtime()?.block_on(batch::cancel(&client, &id, is_known))?)
         }
     }
 }

@@ -584,6 +584,17 @@ fn the_command_tells_and_cancels() {
         .args(["batch", "cancel", "batch_9"])
         .run();
     elsewhere.status(69).says("No such batch");
+    let nowhere = gptpipe().args(["batch", "cancel", "nosuch"]).run();
+    nowhere
+        .status(2)
+        .one_message()
+        .says("there is no batch nosuch on record here")
+        .says("there is no key for the profile `openai`")
+        .says("`gptpipe batch` tells those on record");
+    command(&["cancel", "batch_1", "batch_2"])
+        .status(2)
+        .one_message()
+        .says("`gptpipe batch cancel` takes the name of one batch");
     command(&["cancel"])
         .status(2)
         .says("`gptpipe batch cancel` needs the name of a batch");
