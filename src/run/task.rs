@@ -35,6 +35,13 @@ pub(super) fn task(
     is_null_input: bool,
     mut operands: Vec<OsString>,
 ) -> Result<Task, Error> {
+    let is_stdin_prompt = prompt_file == Some("-");
+    if is_stdin_prompt && operands.iter().any(|operand| operand == "-") {
+        return Err(Error::usage_hint(
+            "standard input cannot be both the prompt and the text",
+            "leave out `-`, or name a file for one of them",
+        ));
+    }
     let prompt = match prompt_file {
         Some("-") => io::read_to_string(io::stdin()).map_err(|source| Error::NoInput {
             file: "standard input".to_owned(),
@@ -68,7 +75,6 @@ pub(super) fn task(
             "leave out either the files or `-n`",
         ));
     }
-    let is_stdin_prompt = prompt_file == Some("-");
     let is_terminal = operands.is_empty() && !is_stdin_prompt && io::stdin().is_terminal();
     let reads_nothing = operands.is_empty() && (is_stdin_prompt || is_terminal);
     let is_file = prompt_file.is_none() && operands.is_empty() && Path::new(&prompt).is_file();

@@ -515,7 +515,8 @@ fn help_and_version_go_to_standard_output() {
 #[test]
 fn wrong_usage_sends_nothing() {
     let server = Server::echo();
-    let cases: [(&[&str], &str); 11] = [
+    let cases: [(&[&str], &str); 12] = [
+        (&["-f", "-", "-"], "cannot be both the prompt and the text"),
         (&[], "there is no prompt"),
         (&[""], "the prompt is empty"),
         (&["--modle", "x", "p"], "did you mean `--model`?"),
