@@ -70,8 +70,8 @@ pub enum Error {
         file: String,
         /// What the system said.
         source: io::Error,
-        /// Whether the prompt was to come from it.
-        is_prompt: bool,
+        /// What was to come from it.
+        role: Role,
     },
     /// The input is not UTF-8 text.
     NotText {
@@ -129,6 +129,17 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+}
+
+/// What a file is read for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Role {
+    /// The text.
+    Text,
+    /// The prompt.
+    Prompt,
+    /// The schema of replies.
+    Schema,
 }
 
 /// What input that is not UTF-8 text looks like.
@@ -214,16 +225,19 @@ impl Error {
             Self::Output(source) if source.kind() == io::ErrorKind::StorageFull => {
                 Some("make room on the disk and run again".to_owned())
             }
-            Self::NoInput {
-                is_prompt: false,
-                source,
-                file,
-            } => match source.kind() {
-                io::ErrorKind::NotFound => Some(
+            Self::NoInput { role, source, file } => match (source.kind(), role) {
+                (io::ErrorKind::NotFound, Role::Text) => Some(
                     "the first operand is the prompt, the others are files; nothing was sent"
                         .to_owned(),
                 ),
-                io::ErrorKind::IsADirectory => Some(format!(
+                (io::ErrorKind::NotFound, Role::Prompt) => Some(
+                    "`-f` takes a file; a prompt that is typed goes without it, before the files"
+                        .to_owned(),
+                ),
+                (io::ErrorKind::NotFound, Role::Schema) => {
+                    Some("`--schema` takes a file with a JSON Schema".to_owned())
+                }
+                (io::ErrorKind::IsADirectory, Role::Text) => Some(format!(
                     "name the files in it, as in `{}/*`",
                     file.trim_end_matches('/')
                 )),
@@ -233,8 +247,7 @@ impl Error {
                 is_remembered: true,
                 ..
             } => Some("whole replies are remembered: run again to go on from here".to_owned()),
-            Self::NoInput { .. }
-            | Self::Output(_)
+            Self::Output(_)
             | Self::Replace { .. }
             | Self::ReaderLeft
             | Self::Interrupted { .. }

@@ -37,10 +37,12 @@ pub fn from_response(status: u16, header: &dyn Fn(&str) -> Option<String>, body:
         failure.kind = Kind::RateLimit;
     }
     if failure.kind == Kind::Redirect {
-        let target = header("location").and_then(|url| host_of(&url));
-        failure.message = match target {
-            Some(host) => clean(&format!("to {host}")),
-            None => "to another path of the same host".to_owned(),
+        failure.message = match header("location") {
+            None => "without saying where to".to_owned(),
+            Some(url) => match host_of(&url) {
+                Some(host) => clean(&format!("to {host}")),
+                None => "to another path of the same host".to_owned(),
+            },
         };
     }
     failure

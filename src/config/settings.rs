@@ -263,7 +263,13 @@ pub fn resolve(cli: Cli, environment: Environment<'_>, file: File) -> Result<Con
         .or_else(|| environment("GPTPIPE_MODEL"))
         .or(file.model)
         .or_else(|| provider.profile.model.clone());
-    let Some(model) = model.filter(|model| !model.is_empty()) else {
+    if model.as_ref().is_some_and(String::is_empty) {
+        return Err(Error::usage_hint(
+            "the name of the model is empty",
+            "name one with `-m`, or leave that out for the usual one",
+        ));
+    }
+    let Some(model) = model else {
         return Err(Error::usage_hint(
             format!(
                 "no model is named, and the profile `{}` has no usual one",

@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use crate::error::{Error, Looks};
+use crate::error::{Error, Looks, Role};
 use crate::input::chunk::{Chunk, ChunkerOptions};
 use crate::input::chunker::Chunker;
 
@@ -88,7 +88,7 @@ fn open_file(path: &OsString, name: &str) -> Result<File, Error> {
     let refused = |source| Error::NoInput {
         file: name.to_owned(),
         source,
-        is_prompt: false,
+        role: Role::Text,
     };
     let file = File::open(path).map_err(refused)?;
     if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
@@ -135,7 +135,7 @@ pub fn read(
             let event = feed.next().map_err(|source| Error::NoInput {
                 file: name.to_string(),
                 source,
-                is_prompt: false,
+                role: Role::Text,
             })?;
             let is_end = matches!(event, Event::End);
             let result = match event {

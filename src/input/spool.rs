@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek as _, Write as _};
 use std::sync::Arc;
 
-use crate::error::Error;
+use crate::error::{Error, Role};
 use crate::input::reader::{From, Source};
 
 /// Sources, each of which can be read again.
@@ -77,7 +77,7 @@ fn unread(name: &str, source: io::Error) -> Error {
     Error::NoInput {
         file: name.to_owned(),
         source,
-        is_prompt: false,
+        role: Role::Text,
     }
 }
 

@@ -9,7 +9,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::error::{Error, reason};
+use crate::error::{Error, Role, reason};
 
 /// A file that is to be replaced.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl Replacement {
         let refused = |source: io::Error| Error::NoInput {
             file: shown.clone(),
             source,
-            is_prompt: false,
+            role: Role::Text,
         };
         let path = fs::canonicalize(name).map_err(refused)?;
         let metadata = fs::metadata(&path).map_err(refused)?;

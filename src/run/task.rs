@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::settings::Config;
-use crate::error::Error;
+use crate::error::{Error, Role};
 use crate::input::reader::{self, Source};
 use crate::output::replace::Replacement;
 use crate::output::schema::Schema;
@@ -46,12 +46,12 @@ pub(super) fn task(
         Some("-") => io::read_to_string(io::stdin()).map_err(|source| Error::NoInput {
             file: "standard input".to_owned(),
             source,
-            is_prompt: true,
+            role: Role::Prompt,
         })?,
         Some(path) => fs::read_to_string(path).map_err(|source| Error::NoInput {
             file: path.to_owned(),
             source,
-            is_prompt: true,
+            role: Role::Prompt,
         })?,
         None if operands.is_empty() => {
             return Err(Error::usage_hint(
@@ -116,10 +116,16 @@ pub(super) fn task(
 }
 
 fn read_schema(path: &str) -> Result<Arc<Schema>, Error> {
+    if path == "-" {
+        return Err(Error::usage_hint(
+            "`--schema` takes a file, and standard input is none",
+            "write the schema into a file, and name that",
+        ));
+    }
     let text = fs::read_to_string(path).map_err(|source| Error::NoInput {
         file: path.to_owned(),
         source,
-        is_prompt: false,
+        role: Role::Schema,
     })?;
     Ok(Arc::new(Schema::parse(&text, path)?))
 }

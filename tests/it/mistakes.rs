@@ -129,6 +129,7 @@ fn on_the_command_line() {
         text().args(["summarize", "-P", "olama"]),
     );
     check("no-model", "", text().args(["summarize", "-P", "ollama"]));
+    check("empty-model", "", text().args(["summarize", "-m", ""]));
     check("no-key", "", text().arg("summarize"));
     check(
         "no-base-url",
@@ -195,6 +196,16 @@ fn with_the_input() {
         "missing-prompt-file",
         "",
         gptpipe().ask(&server).args(["-f", "promt.txt"]).input("x"),
+    );
+    check(
+        "missing-schema",
+        "",
+        asks(&server).args(["--schema", "shcema.json"]),
+    );
+    check(
+        "schema-from-input",
+        "",
+        asks(&server).args(["--schema", "-"]),
     );
     // The prompt forgotten: the file's name becomes the prompt.
     let run = gptpipe().ask(&server).arg("notes.txt");

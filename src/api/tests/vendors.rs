@@ -514,6 +514,12 @@ fn redirects_name_the_host_alone() {
         "the server redirects, which is not followed: 307: to other.example:8443"
     );
     assert!(to("/login?next=x").ends_with("to another path of the same host"));
+    let nowhere = from_response(302, &|_: &str| None, b"");
+    assert!(
+        nowhere
+            .to_string()
+            .ends_with("302: without saying where to")
+    );
     assert_eq!(host_of("//cdn.example/x").as_deref(), Some("cdn.example"));
     assert_eq!(host_of("https://?x"), None);
 }
