@@ -161,12 +161,7 @@ pub fn read(
                     break false;
                 }
             };
-            result.map_err(|at| Error::NotText {
-                file: name.to_string(),
-                offset: at.offset,
-                line: at.line,
-                looks: at.looks,
-            })?;
+            result.map_err(|at| at.into_error(&name))?;
             if is_end || !is_wanted {
                 break is_wanted;
             }
@@ -299,6 +294,29 @@ struct Utf8 {
     /// Bytes and line ends of the text handed on.
     offset: u64,
     lines: u64,
+}
+
+/// The text of a file that is read as a whole, such as a prompt's, held to the same as input.
+///
+/// # Errors
+/// [`Error::NotText`] where it is not UTF-8 text or has a NUL.
+pub fn text(bytes: &[u8], file: &str) -> Result<String, Error> {
+    let (mut utf8, mut text) = (Utf8::default(), String::new());
+    utf8.push(bytes, |part| text.push_str(part))
+        .and_then(|()| utf8.finish())
+        .map_err(|at| at.into_error(file))?;
+    Ok(text)
+}
+
+impl NotText {
+    fn into_error(self, file: &str) -> Error {
+        Error::NotText {
+            file: file.to_owned(),
+            offset: self.offset,
+            line: self.line,
+            looks: self.looks,
+        }
+    }
 }
 
 impl Utf8 {

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Read as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -43,16 +43,12 @@ pub(super) fn task(
         ));
     }
     let prompt = match prompt_file {
-        Some("-") => io::read_to_string(io::stdin()).map_err(|source| Error::NoInput {
-            file: "standard input".to_owned(),
-            source,
-            role: Role::Prompt,
-        })?,
-        Some(path) => fs::read_to_string(path).map_err(|source| Error::NoInput {
-            file: path.to_owned(),
-            source,
-            role: Role::Prompt,
-        })?,
+        Some("-") => {
+            let mut bytes = Vec::new();
+            let read = io::stdin().read_to_end(&mut bytes).map(|_| bytes);
+            whole("standard input", read, Role::Prompt)?
+        }
+        Some(path) => whole(path, fs::read(path), Role::Prompt)?,
         None if operands.is_empty() => {
             return Err(Error::usage_hint(
                 "there is no prompt",
@@ -115,6 +111,16 @@ pub(super) fn task(
     })
 }
 
+/// The text of a file that was read as a whole.
+fn whole(file: &str, read: io::Result<Vec<u8>>, role: Role) -> Result<String, Error> {
+    let bytes = read.map_err(|source| Error::NoInput {
+        file: file.to_owned(),
+        source,
+        role,
+    })?;
+    reader::text(&bytes, file)
+}
+
 fn read_schema(path: &str) -> Result<Arc<Schema>, Error> {
     if path == "-" {
         return Err(Error::usage_hint(
@@ -122,11 +128,7 @@ fn read_schema(path: &str) -> Result<Arc<Schema>, Error> {
             "write the schema into a file, and name that",
         ));
     }
-    let text = fs::read_to_string(path).map_err(|source| Error::NoInput {
-        file: path.to_owned(),
-        source,
-        role: Role::Schema,
-    })?;
+    let text = whole(path, fs::read(path), Role::Schema)?;
     Ok(Arc::new(Schema::parse(&text, path)?))
 }
 

@@ -197,6 +197,9 @@ fn with_the_input() {
         "",
         gptpipe().ask(&server).args(["-f", "promt.txt"]).input("x"),
     );
+    let run = gptpipe().ask(&server).args(["-f", "prompt.txt"]).input("x");
+    run.home().write("prompt.txt", b"Gr\xfc\xdfe\n");
+    check("latin1-prompt", "", run);
     check(
         "missing-schema",
         "",
