@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer, de};
 use crate::api::batch::{BOUNDS, Bounds};
 use crate::api::client::Auth;
 use crate::api::event::{Api, End};
-use crate::api::request::{Param, SchemaMode};
+use crate::api::request::{Param, RESERVED, SchemaMode};
 use crate::cli::args::{
     parse_api, parse_by, parse_duration, parse_jobs, parse_join, parse_on_error, parse_progress,
     parse_size,
@@ -23,7 +23,7 @@ use crate::cli::args::{
 #[cfg(feature = "oauth")]
 use crate::config::oauth::OauthTable;
 use crate::config::spending::{BudgetTable, LedgerTable, PriceTable};
-use crate::config::wrong::{SECRET, wrong_line};
+use crate::config::wrong::{SECRET, WRITTEN, wrong_line};
 use crate::error::{Error, reason};
 use crate::input::chunk::By;
 use crate::input::token::Encoding;
@@ -364,16 +364,30 @@ fn not_built<'de, D: Deserializer<'de>>(_: D) -> Result<(), D::Error> {
     ))
 }
 
+/// The name of a field of requests, of those that a profile may set.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Field(String);
+
+impl<'de> Deserialize<'de> for Field {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        if RESERVED.contains(&name.as_str()) {
+            return Err(de::Error::custom(format!("{WRITTEN} `{name}`")));
+        }
+        Ok(Self(name))
+    }
+}
+
 /// Fields of requests without a key in them.
 fn params<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Param>, D::Error> {
-    let table = BTreeMap::<String, serde_json::Value>::deserialize(deserializer)?;
-    if let Some((name, _)) = table.iter().find(|(name, value)| holds_key(name, value)) {
+    let table = BTreeMap::<Field, serde_json::Value>::deserialize(deserializer)?;
+    if let Some((Field(name), _)) = table.iter().find(|(name, value)| holds_key(&name.0, value)) {
         let name = redact(name, Words::Own);
         return Err(de::Error::custom(format!("the field {name} has {SECRET}")));
     }
     Ok(table
         .into_iter()
-        .map(|(name, value)| Param {
+        .map(|(Field(name), value)| Param {
             name,
             json: value.to_string(),
         })

@@ -45,13 +45,13 @@ impl<'de> Deserialize<'de> for LedgerTable {
                 #[serde(deny_unknown_fields)]
                 struct Table {
                     enabled: Option<bool>,
-                    retention: Option<String>,
+                    #[serde(default, deserialize_with = "time")]
+                    retention: Option<Duration>,
                 }
                 let table = Table::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                let retention = table.retention.as_deref().map(parse_duration).transpose();
                 Ok(LedgerTable {
                     enabled: table.enabled,
-                    retention: retention.map_err(de::Error::custom)?,
+                    retention: table.retention,
                 })
             }
         }
@@ -95,6 +95,11 @@ impl BudgetTable {
             month: billionths(self.month),
         }
     }
+}
+
+fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_duration(&text).map(Some).map_err(de::Error::custom)
 }
 
 /// A sum of US dollars, which is never less than nothing.

@@ -10,6 +10,9 @@ use crate::error::Error;
 /// How a message calls what must not be in the file.
 pub(super) const SECRET: &str = "a key in the clear";
 
+/// What a message says of a field of requests that nobody else may set.
+pub(super) const WRITTEN: &str = "gptpipe itself writes the field";
+
 /// Names under which people put a key into the file.
 const KEYS: [&str; 7] = [
     "api-key", "api_key", "apikey", "key", "token", "secret", "password",
@@ -53,6 +56,14 @@ fn in_words(said: &str, key: &str, line: &str) -> (String, Option<String>) {
         let hint = unknown(said, key);
         return ("unknown key".to_owned(), Some(hint));
     }
+    if is(WRITTEN) {
+        let hint = if said.ends_with("`model`") {
+            "leave it out; the key `model` names the profile's model"
+        } else {
+            "leave it out"
+        };
+        return (said.to_owned(), Some(hint.to_owned()));
+    }
     // Whatever else is wrong with it: the line is not repeated, and nobody is told to mend it.
     if KEYS.contains(&key) && line != key && value != Some("") {
         return (format!("this may be {SECRET}"), Some(MOVE.to_owned()));
@@ -91,6 +102,8 @@ fn in_words(said: &str, key: &str, line: &str) -> (String, Option<String>) {
         "takes a whole number from 1"
     } else if is("expected u32") || is("expected usize") {
         "takes a whole number, 0 for none"
+    } else if is("expected f64") {
+        "takes a number"
     } else if is("expected a boolean") {
         "takes true or false"
     } else if is("expected a string") {
@@ -160,6 +173,26 @@ mod tests {
                 "[cache]\nenabled = 1\n",
                 "`enabled`: takes true or false",
                 "",
+            ),
+            (
+                "# one\n[ledger]\nretention = '0d'\n",
+                "c.toml:3: `retention`: takes a time from 1ms to 365d",
+                "",
+            ),
+            (
+                "[budget]\nday = '1'\n",
+                "c.toml:2: `day`: takes a number",
+                "",
+            ),
+            (
+                "[profiles.p]\nparams = { top_p = 1, model = 'x' }\n",
+                "c.toml:2: `params`: gptpipe itself writes the field `model`",
+                "leave it out; the key `model` names the profile's model",
+            ),
+            (
+                "[profiles.p.params]\ntop_p = 1\nstream = false\n",
+                "c.toml:3: `stream`: gptpipe itself writes the field `stream`",
+                "leave it out",
             ),
             (
                 "[profile.corp]\nmodel = 'x'\n",

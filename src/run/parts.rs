@@ -48,10 +48,14 @@ pub(super) fn whom(
         .iter()
         .find(|param| RESERVED.contains(&param.name.as_str()))
     {
-        return Err(Error::usage(format!(
-            "`--param {}`: gptpipe writes this field itself",
-            param.name
-        )));
+        return Err(Error::usage_hint(
+            format!("`--param {}`: gptpipe writes this field itself", param.name),
+            match param.name.as_str() {
+                "model" => "leave it out; `-m` names the model",
+                "instructions" => "leave it out; `-s` sets the system message",
+                _ => "leave it out",
+            },
+        ));
     }
     let (base_url, keys) = match demo {
         Some(demo) => {
