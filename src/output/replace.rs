@@ -4,6 +4,7 @@
 //! rename: at any moment the file is the old one or the whole new one. It keeps its mode and, as far
 //! as the system allows it, its owner; a symbolic link stays one and what it leads to is replaced.
 
+use std::collections::HashSet;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -135,6 +136,42 @@ impl Replacement {
         }
         kept
     }
+}
+
+/// Says of each whether it is the first of its file: `a` and `./a` are one, and so is a link to it.
+/// Another hard link is a file of its own, since what takes a file's place takes one name alone.
+///
+/// # Errors
+/// [`Error::Usage`] where a backup would take the place of another one, or of a file that is to be
+/// replaced itself.
+pub fn firsts(replacements: &[Replacement]) -> Result<Vec<bool>, Error> {
+    let mut named = HashSet::new();
+    let firsts: Vec<bool> = replacements
+        .iter()
+        .map(|replacement| named.insert(&replacement.path))
+        .collect();
+    let mut backups = HashSet::new();
+    for (replacement, _) in replacements
+        .iter()
+        .zip(&firsts)
+        .filter(|(_, first)| **first)
+    {
+        let Some(backup) = &replacement.backup else {
+            continue;
+        };
+        let what = if named.contains(backup) {
+            "a file that is to be replaced"
+        } else if !backups.insert(backup) {
+            "the backup of another file"
+        } else {
+            continue;
+        };
+        return Err(Error::usage_hint(
+            format!("the backup of `{}` would be {what}", replacement.name),
+            "give another suffix, or replace the files one after the other",
+        ));
+    }
+    Ok(firsts)
 }
 
 /// A name that nothing has yet, in the folder of `path`.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::config::settings::Config;
 use crate::error::{Error, Role};
 use crate::input::reader::{self, Source};
-use crate::output::replace::Replacement;
+use crate::output::replace::{self, Replacement};
 use crate::output::schema::Schema;
 
 /// What a run works on.
@@ -80,13 +80,13 @@ pub(super) fn task(
              the file, as in `gptpipe summarize {prompt}`"
         )
     });
-    let sources = if is_null_input || reads_nothing {
+    let mut sources = if is_null_input || reads_nothing {
         None
     } else {
         Some(reader::open(&operands)?)
     };
     let replaced = match &config.in_place {
-        Some(suffix) => replacements(&operands, suffix.as_deref())?,
+        Some(suffix) => replacements(&operands, suffix.as_deref(), &mut sources)?,
         None => Vec::new(),
     };
     let (remark, remark_if_empty) = if is_null_input {
@@ -132,8 +132,13 @@ fn read_schema(path: &str) -> Result<Arc<Schema>, Error> {
     Ok(Arc::new(Schema::parse(&text, path)?))
 }
 
-/// The files that are to be replaced.
-fn replacements(operands: &[OsString], suffix: Option<&str>) -> Result<Vec<Replacement>, Error> {
+/// The files that are to be replaced. One that is named twice is taken once, from `sources` too:
+/// all are read before any is written, so there is no second pass over what came of the first.
+fn replacements(
+    operands: &[OsString],
+    suffix: Option<&str>,
+    sources: &mut Option<Vec<Source>>,
+) -> Result<Vec<Replacement>, Error> {
     if operands.is_empty() || operands.iter().any(|operand| operand == "-") {
         return Err(Error::usage_hint(
             "`--in-place` replaces files, and standard input is none",
@@ -141,5 +146,15 @@ fn replacements(operands: &[OsString], suffix: Option<&str>) -> Result<Vec<Repla
         ));
     }
     let files = operands.iter().map(Path::new);
-    files.map(|file| Replacement::new(file, suffix)).collect()
+    let mut replaced = files
+        .map(|file| Replacement::new(file, suffix))
+        .collect::<Result<Vec<_>, _>>()?;
+    let firsts = replace::firsts(&replaced)?;
+    let mut is_first = firsts.iter();
+    replaced.retain(|_| is_first.next() == Some(&true));
+    let mut is_first = firsts.iter();
+    if let Some(sources) = sources {
+        sources.retain(|_| is_first.next() == Some(&true));
+    }
+    Ok(replaced)
 }

@@ -223,6 +223,52 @@ fn a_file_that_somebody_else_changes_meanwhile_is_left_to_them() {
     assert_eq!(names(&home), ["a"]);
 }
 
+/// As `sed -i` takes a file that is named twice, but for the second pass.
+#[test]
+fn a_file_that_is_named_twice_is_replaced_once() {
+    let server = Server::start(|request| request.reply([&*format!("<{}>", request.text)]));
+    let home = Folder::home();
+    let one = home.write("texts/one", "one\n");
+    home.write("texts/two", "two\n");
+    symlink("one", home.path.join("texts/link")).unwrap();
+    fs::hard_link(&one, home.path.join("texts/hard")).unwrap();
+    let ask = |args: &[&str]| {
+        let ask = gptpipe().at(&home).ask(&server).forgetful().args(args);
+        ask.run()
+    };
+    ask(&["-i", "p", "texts/one", "texts/two", "texts/one"])
+        .ok()
+        .stdout("");
+    assert_eq!(server.calls(), 2);
+    ask(&["-i", "--backup=.bak", "p", "texts/link", "./texts/one"])
+        .ok()
+        .stdout("");
+    assert_eq!(server.calls(), 3);
+    assert_eq!(read(&one), "<<one>>\n");
+    assert_eq!(read(home.path.join("texts/two")), "<two>\n");
+    assert_eq!(read(home.path.join("texts/one.bak")), "<one>\n");
+    // Another hard link is a file of its own.
+    let hard = home.path.join("texts/hard");
+    assert_eq!(read(&hard), "one\n");
+    fs::hard_link(&hard, home.path.join("texts/harder")).unwrap();
+    ask(&["-i", "p", "texts/hard", "texts/harder"]).ok();
+    assert_eq!(read(&hard), "<one>\n");
+    assert_eq!(read(home.path.join("texts/harder")), "<one>\n");
+    // A backup is in nobody's way.
+    home.write("texts/sub/one", "other\n");
+    let calls = server.calls();
+    ask(&["-i", "--backup=.bak", "p", "texts/one", "texts/one.bak"])
+        .status(2)
+        .one_message()
+        .says("the backup of `texts/one` would be a file that is to be replaced");
+    let kept = format!("--backup={}/*.bak", home.path.display());
+    ask(&["-i", &kept, "p", "texts/one", "texts/sub/one"])
+        .status(2)
+        .one_message()
+        .says("the backup of `texts/sub/one` would be the backup of another file");
+    assert_eq!(server.calls(), calls);
+}
+
 #[test]
 fn what_cannot_be_replaced_is_told_before_anything_is_sent() {
     let server = shouter();
