@@ -2,9 +2,10 @@
 //!
 //! A request's bound is reserved before it is sent, by one statement that holds
 //! the sum against the budget, and what it came to takes its place. What costs
-//! nothing, or was paid for before, is never refused. A holder that is gone does not renew its reservation: then only what the request cost at
-//! least stays spent. What a run without a budget spends is counted when its
-//! journal is taken over, and so before the first request of one that has a budget.
+//! nothing, or was paid for before, is never refused. A holder that is gone does
+//! not renew its reservation: then only what the request cost at least stays spent.
+//! What a run without a budget spends is counted when its journal is taken over,
+//! and so before the first request of one that has a budget.
 
 use rusqlite::{OptionalExtension as _, Transaction, TransactionBehavior, named_params};
 
