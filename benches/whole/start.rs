@@ -6,6 +6,7 @@
 
 #![expect(clippy::print_stdout, reason = "tables are what a benchmark is for")]
 
+use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -96,6 +97,18 @@ fn one_chunk(lab: &Lab) {
         command.args(["-q", PROMPT]);
         command
     })];
+    // The system maps what a linker wrote page by page, and a copy, as an installation leaves it, in larger pieces.
+    let copy = lab.folder.join("gptpipe");
+    fs::copy(env!("CARGO_BIN_EXE_gptpipe"), &copy).expect("a copy of the program");
+    let url_of_copy = format!("{}/v1", lab.address);
+    rivals.push(Rival::new("gptpipe, installed", move |lab| {
+        let mut command = lab.command(&copy);
+        command
+            .env("OPENAI_API_KEY", "sk-benchmark")
+            .env("OPENAI_BASE_URL", &url_of_copy)
+            .args(["-q", PROMPT]);
+        command
+    }));
     let mut missing = Vec::new();
     let mut beside = String::new();
     match find("curl") {
