@@ -294,7 +294,6 @@ pub(crate) fn xargs(lab: &Lab) {
     println!("{}", table(&head, &rows));
 }
 
-/// Five thousand chunks whose replies take constant, log-normal and heavy-tailed times.
 /// How long `buffered(n)` takes for replies of these times, by a clock that does not wait.
 fn buffered(times: impl Iterator<Item = Duration>, jobs: usize) -> Duration {
     /// Tokio's clock has milliseconds.
@@ -312,6 +311,7 @@ fn buffered(times: impl Iterator<Item = Duration>, jobs: usize) -> Duration {
     })
 }
 
+/// Five thousand chunks whose replies take constant, log-normal and heavy-tailed times.
 pub(crate) fn schedule(lab: &Lab) {
     const LINES: usize = 5_000;
     let input = lab.folder.join("five-thousand");

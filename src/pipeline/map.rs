@@ -80,13 +80,17 @@ impl Map<'_> {
             .await;
         let what = match &result {
             Ok(()) | Err(Error::ReaderLeft) => return result,
-            Err(Error::Output(_)) => {
-                // No chunk has a smaller number.
-                traffic.over.send_replace(0);
-                "the output failed"
-            }
+            Err(Error::Output(_) | Error::Replace { .. }) => "the output failed",
             Err(_) => "a chunk failed",
         };
+        // A chunk that failed has ended it for those behind; else it ends for all, as none has a smaller number.
+        traffic.over.send_if_modified(|first| {
+            let goes_on = *first == u64::MAX;
+            if goes_on {
+                *first = 0;
+            }
+            goes_on
+        });
         if self.asker.recall.cache.is_some() {
             let rest = async { while items.next().await.is_some() {} };
             wait_for_flight(&self.messages, what, rest).await;

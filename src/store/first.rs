@@ -1,5 +1,5 @@
 //! The first entry of a run, which is the only one of most runs that `xargs` starts: the connection that looks up
-//! stores it, there and then. A thread and a connection of its own would take ten times as long.
+//! stores it, there and then. A thread and a connection of its own cost a tenth of such a run.
 //!
 //! Whatever might have to be waited for is left to the thread that writes: another process that writes at the moment,
 //! a log that is due to go into the file, room that has to be made, a file that was set aside meanwhile.

@@ -108,6 +108,25 @@ fn an_older_backup_stays_where_there_can_be_no_other() {
 }
 
 #[test]
+fn a_file_that_cannot_be_replaced_ends_the_run() {
+    let server = shouter();
+    let home = Folder::home();
+    let files: Vec<_> = (10..50)
+        .map(|number| home.write(&format!("texts/{number}"), format!("text {number}")))
+        .collect();
+    home.write("texts/10.bak/inside", "an older one");
+    let run = gptpipe().at(&home).ask(&server);
+    let run = run.args(["-i.bak", "-j", "1", "p"]).args(&files).run();
+    run.status(74).says("10`, which is as it was: ");
+    assert!(
+        server.calls() < 10,
+        "{} files are asked about behind it",
+        server.calls()
+    );
+    assert_eq!(read(&files[39]), "text 49");
+}
+
+#[test]
 fn a_link_stays_one() {
     let server = shouter();
     let home = Folder::home();
