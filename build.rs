@@ -21,7 +21,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bpe_openai::Tokenizer;
 use regex_syntax::hir::{Class, HirKind};
@@ -60,6 +60,23 @@ const CLASSES: [(&str, u8); 7] = [
 /// The class of all other characters.
 const OTHER: u8 = 128;
 
+/// What a plain run never comes to, by crate or module: keys and their ring, TLS, schemas, patterns, compression, batches,
+/// other commands than asking, what is shown on a terminal or after a panic.
+const SELDOM: &str = "
+    addr2line aes aho_corasick async_broadcast async_channel async_compression async_executor async_io async_lock
+    async_process async_signal async_task blocking cbc compression_codecs console core::slice::sort crc32fast
+    data_encoding email_address enumflags2 event_listener event_listener_strategy fancy_regex flate2 fluent_uri fraction
+    futures_lite gimli gptpipe::api::batch gptpipe::cli::completion gptpipe::command gptpipe::demo
+    gptpipe::output::schema gptpipe::pipeline::batch gptpipe::pipeline::collect gptpipe::pipeline::gather
+    gptpipe::run::batch gptpipe::run::batches gptpipe::run::keys gptpipe::run::login gptpipe::run::reports
+    gptpipe::secret::command gptpipe::secret::keyring gptpipe::secret::oauth gptpipe::secret::oauth_session
+    gptpipe::secret::oauth_token gptpipe::store::batch gptpipe::store::intake gptpipe::store::usage h2 hkdf hmac
+    httpdate hyper::proto::h2 indicatif jsonschema jsonschema_regex jsonschema_value keyring keyring_core miniz_oxide
+    num_bigint num_cmp num_rational num_traits openssl_probe ordered_stream parking polling prometheus_client referencing
+    regex regex_automata regex_syntax ring rpassword rustc_demangle rustls secret_service sha2 strsim
+    unicode_general_category unit_prefix uuid_simd vsimd webpki zbus zbus_names zbus_secret_service_keyring_store
+    zvariant zvariant_utils";
+
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=src/input/place.rs");
@@ -79,45 +96,93 @@ fn main() {
 }
 
 /// Has the linker write down what the loader has to put in place in a twentieth of the room (`RELR`): the loader reads all
-/// of it at every start. What is seldom run is put together, away from the rest. A linker that knows neither goes on
-/// without; the loader has to know the first, as glibc does from 2.36 on.
+/// of it at every start. glibc has to know it, as it does from 2.36 on. And has what a plain run never comes to put
+/// together, away from the rest: a page that is touched brings its neighbours in, so that they had better be of use.
 fn link_small(out: &Path) {
     let is = |name: &str, value: &str| std::env::var(name).is_ok_and(|found| found == value);
-    if is("CARGO_CFG_TARGET_ENV", "musl") && is("PROFILE", "release") {
-        return link_static(out);
-    }
-    if !is("CARGO_CFG_TARGET_OS", "linux") || !is("CARGO_CFG_TARGET_ENV", "gnu") {
+    if !is("CARGO_CFG_TARGET_OS", "linux") || !is("PROFILE", "release") || !knows_scripts() {
         return;
     }
-    println!("cargo:rustc-link-arg-bins=-Wl,-z,keep-text-section-prefix");
-    // Of another machine than this one nothing is known.
+    let is_static = is("CARGO_CFG_TARGET_ENV", "musl");
     let is_here = std::env::var("HOST").ok() == std::env::var("TARGET").ok();
-    let version = std::process::Command::new("getconf")
-        .arg("GNU_LIBC_VERSION")
-        .output();
-    let minor = version.ok().and_then(|version| {
-        let version = String::from_utf8(version.stdout).ok()?;
-        version
-            .trim()
-            .strip_prefix("glibc 2.")?
-            .split('.')
-            .next()?
-            .parse::<u32>()
-            .ok()
-    });
-    if is_here && minor.is_some_and(|minor| minor >= 36) {
+    if is_static || is_here && has_relr() {
         println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+    }
+    if !is_static && is_here {
+        link_unwinder(out);
+    }
+    let mut script = seldom();
+    if is_static {
+        // A program without a loader puts itself in place. Such a one that panics ends there and then, so that what
+        // tells how to go back through its functions is left out.
+        script.push_str("SECTIONS { /DISCARD/ : { *(EXCLUDE_FILE(*crtbegin*.o *crtend*.o) .eh_frame) } } INSERT BEFORE .text;\n");
+    }
+    write(out, "seldom.ld", script.as_bytes());
+    let path = out.join("seldom.ld");
+    println!("cargo:rustc-link-arg-bins=-Wl,-T,{}", path.display());
+}
+
+/// Whether it is one of the linkers that take a script in addition to their own, as rustc's and GNU's do.
+fn knows_scripts() -> bool {
+    let told = ["CARGO_ENCODED_RUSTFLAGS", "RUSTC_LINKER", "LD_PRELOAD"];
+    let told = told.map(|name| std::env::var(name).unwrap_or_default());
+    let others = ["gold", "mold", "wild"];
+    !others
+        .iter()
+        .any(|other| told.iter().any(|told| told.contains(other)))
+}
+
+/// Has what goes back through functions linked in from GCC's archive. Only a panic comes to it, and to load the library
+/// that has it takes every start longer. rustc asks for that library by name, so what is found under the name first is
+/// a script that means the archive.
+fn link_unwinder(out: &Path) {
+    let archive = said("cc", "-print-file-name=libgcc_eh.a").map(PathBuf::from);
+    // Without an archive it is the bare name.
+    if let Some(archive) = archive.filter(|archive| archive.is_absolute()) {
+        let script = format!("INPUT({})\n", archive.display());
+        let folder = out.join("unwinder");
+        std::fs::create_dir_all(&folder).expect("OUT_DIR is writable");
+        write(&folder, "libgcc_s.so", script.as_bytes());
+        println!("cargo:rustc-link-search=native={}", folder.display());
     }
 }
 
-/// The same of a program with musl in it, which puts itself in place. Such a program that panics ends there and then, so
-/// that what tells how to go back through its functions is left out; a linker script says so in all that it has to say.
-fn link_static(out: &Path) {
-    println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
-    let script = "SECTIONS { /DISCARD/ : { *(EXCLUDE_FILE(*crtbegin*.o *crtend*.o) .eh_frame) } } INSERT BEFORE .text;";
-    write(out, "discard.ld", script.as_bytes());
-    let path = out.join("discard.ld");
-    println!("cargo:rustc-link-arg-bins=-Wl,-T,{}", path.display());
+/// Whether this machine's C library is glibc and knows `RELR`.
+fn has_relr() -> bool {
+    let version = said("getconf", "GNU_LIBC_VERSION").unwrap_or_default();
+    let minor = version
+        .strip_prefix("glibc 2.")
+        .and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
+    minor.is_some_and(|minor| minor >= 36)
+}
+
+/// What `program` says of this machine, in one line.
+fn said(program: &str, argument: &str) -> Option<String> {
+    let output = std::process::Command::new(program).arg(argument).output();
+    let line = String::from_utf8(output.ok()?.stdout).ok()?;
+    Some(line.trim_end().to_owned())
+}
+
+/// A linker script that puts the functions of `SELDOM` into a section of their own. The names are those that rustc gives
+/// functions, those of a type's parts among them; a name that is none any more costs nothing but its place here.
+fn seldom() -> String {
+    let mut script = String::from("SECTIONS { .text.seldom : {\n");
+    for path in SELDOM.split_whitespace() {
+        let parts: Vec<&str> = path.split("::").collect();
+        let own = parts.iter().fold(String::new(), |own, part| {
+            own + &part.len().to_string() + part
+        });
+        let of_type = parts.join("..");
+        let names = [
+            format!("_ZN{own}*"),
+            format!("_ZN*${of_type}..*"),
+            format!("_R*_{own}*"),
+        ];
+        script.extend(names.map(|name| format!("*(.text.{name})\n")));
+    }
+    // What is written for people who look for faults in programs; and cryptography that is not written in Rust.
+    script += "*(.text._ZN*core..fmt..Debug$GT$3fmt*)\n*libring-*:(.text .text.*)\n";
+    script + "} } INSERT AFTER .text;\n"
 }
 
 fn write(out: &Path, name: &str, bytes: &[u8]) {
