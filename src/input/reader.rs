@@ -21,6 +21,9 @@ use crate::input::chunker::Chunker;
 /// Bytes asked for at a time; a pipe of Linux holds as many.
 const READ_BYTES: usize = 64 * 1024;
 
+/// Bytes asked for until as many come: most inputs are short, and memory that is not touched costs nothing.
+const FIRST_BYTES: usize = 4 * 1024;
+
 /// Chunks that are handed on together at most, however short they are.
 const TOGETHER: usize = 256;
 
@@ -207,7 +210,7 @@ impl Feed {
         flush_after: Option<Duration>,
         name: &str,
     ) -> Result<Self, Error> {
-        let mut buffer = vec![0; READ_BYTES];
+        let mut buffer = vec![0; FIRST_BYTES];
         let Some(pause) = flush_after else {
             return Ok(Self::Direct { input, buffer });
         };
@@ -269,10 +272,15 @@ impl Feed {
     }
 }
 
-fn read_some(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+/// Reads to the beginning of `buffer`, which grows where more may have been there than it holds.
+fn read_some(input: &mut dyn Read, buffer: &mut Vec<u8>) -> io::Result<usize> {
     loop {
         match input.read(buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(length) if length == buffer.len() => {
+                buffer.resize(READ_BYTES, 0);
+                return Ok(length);
+            }
             result => return result,
         }
     }
