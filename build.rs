@@ -60,8 +60,9 @@ const CLASSES: [(&str, u8); 7] = [
 /// The class of all other characters.
 const OTHER: u8 = 128;
 
-/// What a plain run never comes to, by crate or module: keys and their ring, TLS, schemas, patterns, compression, batches,
-/// other commands than asking, what is shown on a terminal or after a panic.
+/// What a plain run never comes to, by crate or module: the keyring, TLS, schemas, patterns, compression, batches, other
+/// commands than asking, what is shown on a terminal or after a panic. `valgrind --tool=callgrind` names all that a run of
+/// an unstripped program does come to.
 const SELDOM: &str = "
     addr2line aes aho_corasick async_broadcast async_channel async_compression async_executor async_io async_lock
     async_process async_signal async_task blocking cbc compression_codecs console core::slice::sort crc32fast
@@ -134,12 +135,12 @@ fn knows_scripts() -> bool {
 
 /// Has what goes back through functions linked in from GCC's archive. Only a panic comes to it, and to load the library
 /// that has it takes every start longer. rustc asks for that library by name, so what is found under the name first is
-/// a script that means the archive.
+/// a script that means the archive, and the one with what that may need in turn.
 fn link_unwinder(out: &Path) {
     let archive = said("cc", "-print-file-name=libgcc_eh.a").map(PathBuf::from);
     // Without an archive it is the bare name.
     if let Some(archive) = archive.filter(|archive| archive.is_absolute()) {
-        let script = format!("INPUT({})\n", archive.display());
+        let script = format!("GROUP({} -lgcc)\n", archive.display());
         let folder = out.join("unwinder");
         std::fs::create_dir_all(&folder).expect("OUT_DIR is writable");
         write(&folder, "libgcc_s.so", script.as_bytes());
