@@ -141,7 +141,14 @@ fn handshakes_that_break_off() {
     script.refused = 40;
     let server = Server::start(script);
     let outcome = server.trusted("16").run();
-    outcome.ok().stdout(undisturbed());
+    outcome.status(0).stdout(undisturbed());
+    let mut said = outcome.stderr.lines();
+    outcome.must(
+        said.next()
+            .is_none_or(|line| line.contains("cannot connect") && line.contains("trying again"))
+            && said.next().is_none(),
+        "the first chunk that meets two of them may be told of, and nothing else",
+    );
     let mut asked = server.script.asked.lock().unwrap().clone();
     asked.sort_unstable();
     outcome.must(
