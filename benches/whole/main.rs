@@ -146,7 +146,12 @@ impl Lab {
 
     /// gptpipe, asking the server at `base_url`.
     fn gptpipe(&self, base_url: &str) -> Command {
-        let mut command = self.command(env!("CARGO_BIN_EXE_gptpipe"));
+        self.gptpipe_at(env!("CARGO_BIN_EXE_gptpipe"), base_url)
+    }
+
+    /// The same of the gptpipe that is this file.
+    fn gptpipe_at(&self, program: impl AsRef<std::ffi::OsStr>, base_url: &str) -> Command {
+        let mut command = self.command(program);
         command
             .env("OPENAI_API_KEY", "sk-benchmark")
             .env("OPENAI_BASE_URL", base_url);

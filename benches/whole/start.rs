@@ -92,23 +92,23 @@ fn one_chunk(lab: &Lab) {
     let body = body_of(lab, text);
     let url = format!("{}/v1/chat/completions", lab.address);
     let base_url = format!("{}/v1", lab.address);
-    let mut rivals = vec![Rival::new("gptpipe", move |lab| {
-        let mut command = lab.gptpipe(&base_url);
-        command.args(["-q", PROMPT]);
-        command
-    })];
-    // The system maps what a linker wrote page by page, and a copy, as an installation leaves it, in larger pieces.
+    // The system maps what a linker wrote in small pieces, and a copy, as an installation leaves it, in larger ones.
     let copy = lab.folder.join("gptpipe");
     fs::copy(env!("CARGO_BIN_EXE_gptpipe"), &copy).expect("a copy of the program");
-    let url_of_copy = format!("{}/v1", lab.address);
-    rivals.push(Rival::new("gptpipe, installed", move |lab| {
-        let mut command = lab.command(&copy);
-        command
-            .env("OPENAI_API_KEY", "sk-benchmark")
-            .env("OPENAI_BASE_URL", &url_of_copy)
-            .args(["-q", PROMPT]);
-        command
-    }));
+    let programs = [
+        ("gptpipe", PathBuf::from(env!("CARGO_BIN_EXE_gptpipe"))),
+        ("gptpipe, installed", copy),
+    ];
+    let mut rivals: Vec<Rival> = programs
+        .map(|(name, program)| {
+            let base_url = base_url.clone();
+            Rival::new(name, move |lab| {
+                let mut command = lab.gptpipe_at(&program, &base_url);
+                command.args(["-q", PROMPT]);
+                command
+            })
+        })
+        .into();
     let mut missing = Vec::new();
     let mut beside = String::new();
     match find("curl") {
